@@ -1,0 +1,1 @@
+"""Erlang/OTP supervision for Python: anyio tasks and operating-system processes."""
