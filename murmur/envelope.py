@@ -1,0 +1,192 @@
+"""The envelopes on the wire, and the checks bytes pass before anybody trusts them.
+
+JSON, one envelope per broker message; `docs/wire.md` is the reference. An envelope is
+closed (msgspec), its payload stays raw until the actor is chosen, and its bytes are never
+encoded again: what a publisher wrote is what a dead letter shows. Unknown fields are
+ignored by us and stay in the bytes; an unknown `v` is told apart from garbage.
+"""
+
+import hashlib
+from typing import Final
+
+import msgspec
+from msgspec import Raw, Struct
+
+from murmur.errors import BadEnvelope, UnsupportedVersion
+from murmur.limits import MAX_ENVELOPE, MAX_JSON_DEPTH
+
+VERSION: Final = 1
+CONTENT_TYPE: Final = "application/json"
+
+
+class TaskMessage(Struct, kw_only=True, omit_defaults=True):
+    """One task on its way to a worker. Times are UTC seconds since the epoch; durations are seconds."""
+
+    v: int
+    task_id: str
+    agent: str
+    input: Raw
+    batch_id: str | None = None
+    key: str | None = None  # the name of a named actor
+    reply_to: str | None = None  # the publisher's inbox
+    idempotency_key: str | None = None
+    timeout: float | None = None  # of one attempt, over the actor's own
+    deadline: float | None = None  # for expiry only
+    depth: int = 0
+    parent_id: str | None = None
+    root_id: str | None = None
+    budget_id: str | None = None
+    headers: dict[str, str] = {}
+    priority: int = 0
+    sent_at: float | None = None
+
+
+class ResultMessage(Struct, kw_only=True, omit_defaults=True):
+    """How one task ended. `output` and `digest` are there if, and only if, `success`."""
+
+    v: int
+    task_id: str
+    agent: str
+    success: bool
+    batch_id: str | None = None
+    output: Raw = Raw(b"null")
+    error_type: str | None = None
+    error_message: str | None = None
+    retryable: bool = False
+    attempts: int = 0
+    token: int = 0
+    digest: str | None = None  # SHA-256 of the output's bytes, hexadecimal
+    worker_id: str | None = None
+    duration_ms: int = 0  # of the last attempt
+    queued_ms: int = 0  # from `sent_at` to the grant of the last attempt, by the two hosts' clocks
+    tokens_used: int | None = None
+    model: str | None = None
+    finished_at: float | None = None
+
+
+class ErrorNote(Struct, kw_only=True, omit_defaults=True):
+    """One failed attempt, as a row and a dead letter remember it."""
+
+    attempt: int
+    error_type: str
+    message: str
+    at: float
+    worker_id: str | None = None
+
+
+class DeadLetter(Struct, kw_only=True, omit_defaults=True):
+    """A task nobody will try again: `task` byte for byte, or `body` (latin-1) where the bytes were no envelope."""
+
+    reason: str
+    dead_at: float
+    agent: str
+    task_id: str | None = None
+    task: Raw = Raw(b"null")
+    body: str | None = None
+    deliveries: int = 0
+    attempts: int = 0
+    crashes: int = 0
+    errors: list[ErrorNote] = []
+    exit: str | None = None
+    worker_id: str | None = None
+
+
+class _Head(Struct):
+    """The least that tells a stranger's version from garbage."""
+
+    v: int
+
+
+_encoder: Final = msgspec.json.Encoder()
+_tasks: Final = msgspec.json.Decoder(TaskMessage)
+_results: Final = msgspec.json.Decoder(ResultMessage)
+_letters: Final = msgspec.json.Decoder(DeadLetter)
+_heads: Final = msgspec.json.Decoder(_Head)
+
+encode = _encoder.encode
+
+
+def decode_task(body: bytes) -> TaskMessage:
+    """Return the TaskMessage in `body`, its limits checked. Raises `BadEnvelope`, `UnsupportedVersion`."""
+    check_json(body)
+    try:
+        message = _tasks.decode(body)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise _refusal(body, error) from None
+    if message.v != VERSION:
+        raise _version(message.v)
+    return message
+
+
+def decode_result(body: bytes) -> ResultMessage:
+    """Return the ResultMessage in `body`. Raises `BadEnvelope`, `UnsupportedVersion`."""
+    try:
+        message = _results.decode(body)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise _refusal(body, error) from None
+    if message.v != VERSION:
+        raise _version(message.v)
+    return message
+
+
+def decode_letter(body: bytes) -> DeadLetter:
+    """Return the dead letter in `body`. Raises `BadEnvelope`."""
+    try:
+        return _letters.decode(body)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise BadEnvelope(problem=str(error)) from None
+
+
+def check_json(body: bytes) -> None:
+    """Raise `BadEnvelope` for bytes that are too many, not UTF-8, or nested too deep to be handled safely."""
+    if len(body) > MAX_ENVELOPE:
+        raise BadEnvelope(problem=f"{len(body):,} bytes, at most {MAX_ENVELOPE:,} are allowed")
+    try:
+        text = body.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BadEnvelope(problem=f"not UTF-8 at byte {error.start}") from None
+    # Brackets inside strings count too here, so this finds every deep document and some
+    # flat ones; only those are walked.
+    if body.count(b"[") + body.count(b"{") > MAX_JSON_DEPTH and _depth(text) > MAX_JSON_DEPTH:
+        raise BadEnvelope(problem=f"nested deeper than {MAX_JSON_DEPTH}")
+
+
+def digest(output: bytes) -> str:
+    """Return the SHA-256 of a result's output bytes, hexadecimal."""
+    return hashlib.sha256(output).hexdigest()
+
+
+def _depth(text: str) -> int:
+    """Return how deep arrays and objects of a JSON text nest, strings left out; stops one past the limit."""
+    depth = deepest = 0
+    in_string = escaped = False
+    for char in text:
+        if in_string:
+            if escaped:
+                escaped = False
+            elif char == "\\":
+                escaped = True
+            elif char == '"':
+                in_string = False
+        elif char == '"':
+            in_string = True
+        elif char in "[{":
+            depth += 1
+            deepest = max(deepest, depth)
+            if deepest > MAX_JSON_DEPTH:
+                return deepest
+        elif char in "]}":
+            depth -= 1
+    return deepest
+
+
+def _refusal(body: bytes, error: Exception) -> BadEnvelope:
+    try:
+        version = _heads.decode(body).v
+    except (msgspec.DecodeError, RecursionError):
+        return BadEnvelope(problem=str(error))
+    return BadEnvelope(problem=str(error)) if version == VERSION else _version(version)
+
+
+def _version(version: int) -> UnsupportedVersion:
+    return UnsupportedVersion(problem=f"it is of version {version}, this murmur reads {VERSION}")

@@ -1,0 +1,18 @@
+"""Every size and count that murmur enforces, in one place.
+
+A limit protects the next task from this one: an envelope too large, too deep or too
+numerous is refused by name at the sender, and again by the worker, which trusts nobody.
+"""
+
+from typing import Final
+
+MAX_ENVELOPE: Final = 1024 * 1024  # bytes of one encoded TaskMessage or ResultMessage
+MAX_JSON_DEPTH: Final = 64  # arrays and objects inside one another
+MAX_TASK_ID: Final = 200  # characters
+MAX_AGENT_NAME: Final = 63  # characters
+MAX_ERROR_TEXT: Final = 4_000  # characters of an error that travels in a result or a dead letter
+MAX_ERRORS_KEPT: Final = 3  # last errors that a row and a dead letter remember
+MAX_DEPTH: Final = 16  # tasks that spawned one another, from the root down
+MAX_CHILDREN: Final = 10_000  # tasks that one gather inside an actor may spawn
+LAPSES_BEYOND_DELIVERIES: Final = 3  # leases in a row that may lapse beyond `max_deliveries` before a task is buried
+MEMORY_ROWS_KEPT: Final = 10_000  # finished rows a memory store remembers; named batches are kept beside them
