@@ -16,3 +16,7 @@ MAX_DEPTH: Final = 16  # tasks that spawned one another, from the root down
 MAX_CHILDREN: Final = 10_000  # tasks that one gather inside an actor may spawn
 LAPSES_BEYOND_DELIVERIES: Final = 3  # leases in a row that may lapse beyond `max_deliveries` before a task is buried
 MEMORY_ROWS_KEPT: Final = 10_000  # finished rows a memory store remembers; named batches are kept beside them
+MEMORY_INBOXES_KEPT: Final = 16  # inboxes without a reader that a memory broker keeps
+MEMORY_BELLS_KEPT: Final = 1_000  # results that wait in each of them
+MEMORY_LETTERS_KEPT: Final = 1_000  # dead letters a memory store remembers of each agent
+MEMORY_BYTES_KEPT: Final = 256 * 1024 * 1024  # of results in the finished rows that a memory store remembers

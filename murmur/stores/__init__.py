@@ -1,0 +1,1 @@
+"""The coordination store port on each back end: one adapter a file."""

@@ -1,0 +1,175 @@
+"""`memory://`: the coordination store within one process.
+
+It guards rows and moves no messages (`moves_messages` is false): its arrows are the plain
+protocol, and whoever works on it does the steps between row and message in the order that
+the protocol wants. A name is shared by everybody in the process and namespace while
+somebody holds it; without one the store belongs to the transport beside it, or to nobody.
+"""
+
+import threading
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Final
+from weakref import WeakKeyDictionary, WeakValueDictionary
+
+from murmur.bell import Feed
+from murmur.errors import WrongForm
+from murmur.store import (
+    Admission,
+    Burial,
+    Claim,
+    Completion,
+    Failure,
+    Grant,
+    GrantRequest,
+    NewTask,
+    Row,
+    State,
+    Written,
+)
+from murmur.stores.memory_tables import Lessee, MemoryTables
+from murmur.transport import Transport
+from murmur.transports.memory import MemoryTransport, broker_name
+from murmur.transports.memory_broker import MemoryBroker
+
+
+class MemoryStore:
+    """The store port on `MemoryTables`. A lease lapses unless its owner renews it."""
+
+    moves_messages: Final = False
+    keeps_leases: Final = False
+
+    def __init__(self, tables: MemoryTables, *, retention: float = 86_400.0) -> None:
+        self.tables = tables
+        self._retention = retention
+        self._lessee: Lessee | None = None
+        self._feeds: list[Feed[str]] = []
+
+    async def open(self, *, owner: str, lease: float | None) -> None:
+        """Say who leases here, and for how long."""
+        self._lessee = Lessee(owner, lease)
+
+    async def admit(self, tasks: Sequence[NewTask]) -> Sequence[Admission]:
+        """Make rows for new tasks."""
+        return self.tables.admit(tasks)
+
+    async def grant(self, requests: Sequence[GrantRequest]) -> Sequence[Grant]:
+        """Lease tasks to the owner that was given to `open`."""
+        return self.tables.grant(requests, self._opened())
+
+    async def renew(self, claims: Sequence[Claim]) -> Sequence[bool]:
+        """Lengthen leases."""
+        return self.tables.renew(claims, self._opened())
+
+    async def complete(self, completions: Sequence[Completion]) -> Sequence[Written]:
+        """Write terminal results, each once."""
+        return self.tables.complete(completions, retention=self._retention)
+
+    async def fail(self, failures: Sequence[Failure]) -> Sequence[Written]:
+        """Queue again what failed; not granted before its delay is over."""
+        return self.tables.fail(failures)
+
+    async def release(self, claims: Sequence[Claim], *, delay: float = 0.0) -> Sequence[Written]:
+        """Queue again, uncounted."""
+        return self.tables.release(claims, delay=delay)
+
+    async def bury(self, burials: Sequence[Burial]) -> Sequence[Written]:
+        """Give tasks up."""
+        return self.tables.bury(burials, retention=self._retention)
+
+    async def sweep(self, topics: Sequence[str]) -> float | None:
+        """Queue again what lapsed; its message comes back by the transport's own lease."""
+        return self.tables.sweep(topics)
+
+    async def cancel(self, results: Mapping[str, bytes]) -> Mapping[str, State]:
+        """Cancel what is not over yet."""
+        return self.tables.cancel(results, retention=self._retention)
+
+    def cancelled(self) -> AsyncIterator[str]:
+        """Yield what any store of these tables cancels from now on while it is leased; ends at `close`."""
+        feed: Feed[str] = Feed()
+        self._feeds.append(feed)
+        self.tables.listeners.add(feed)
+        return feed
+
+    async def read(self, task_ids: Sequence[str]) -> Sequence[Row | None]:
+        """Return the rows as they stand."""
+        return self.tables.read(task_ids)
+
+    async def dead_letters(self, agent: str, *, limit: int = 100) -> Sequence[bytes]:
+        """Return the newest dead letters; a bounded number of each agent's is kept."""
+        return self.tables.dead_letters(agent, limit)
+
+    async def record(self, claim: Claim, name: str, value: bytes) -> bytes:
+        """Journal a step once. Raises `LeaseLost`."""
+        return self.tables.record(claim, name, value)
+
+    async def recorded(self, task_id: str, name: str) -> bytes | None:
+        """Return a journalled step, until its row is forgotten."""
+        return self.tables.recorded(task_id, name)
+
+    async def put(self, key: str, value: bytes, *, ttl: float | None = None) -> None:
+        """Keep a value."""
+        self.tables.put(key, value, ttl=self._retention if ttl is None else ttl)
+
+    async def get(self, keys: Sequence[str]) -> Sequence[bytes | None]:
+        """Return values."""
+        return self.tables.get(keys)
+
+    async def listed(self, prefix: str) -> Mapping[str, bytes]:
+        """Return all values under a prefix."""
+        return self.tables.listed(prefix)
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        """Forget values."""
+        self.tables.delete(keys)
+
+    async def close(self) -> None:
+        """End the iterators of `cancelled`. Leases are left to lapse."""
+        for feed in self._feeds:
+            self.tables.listeners.discard(feed)
+            feed.close()
+        self._feeds.clear()
+
+    def _opened(self) -> Lessee:
+        if self._lessee is None:
+            raise WrongForm(used="a MemoryStore before open()", instead="await store.open(owner=…, lease=…)")
+        return self._lessee
+
+
+def connect(url: str, *, namespace: str, retention: float, mailbox: Transport | None) -> MemoryStore:
+    """Return a store on the tables of `memory://name`, or for `memory://` on those of the memory broker beside it."""
+    broker = mailbox.broker if isinstance(mailbox, MemoryTransport) else None
+    tables = _tables.named(namespace, broker_name(url)) if broker_name(url) else _tables.beside(namespace, broker)
+    return MemoryStore(tables, retention=retention)
+
+
+class _Tables:
+    """The shared tables of this process, each for as long as somebody uses it, or its broker."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._named: WeakValueDictionary[tuple[str, str], MemoryTables] = WeakValueDictionary()
+        self._beside: WeakKeyDictionary[MemoryBroker, dict[str, MemoryTables]] = WeakKeyDictionary()
+
+    def named(self, namespace: str, name: str) -> MemoryTables:
+        """Return the tables of this name."""
+        with self._lock:
+            tables = self._named.get((namespace, name))
+            if tables is None:
+                tables = self._named[namespace, name] = MemoryTables(clock=time.monotonic)
+            return tables
+
+    def beside(self, namespace: str, broker: MemoryBroker | None) -> MemoryTables:
+        """Return the tables that go with a broker, on its clock; new ones without a broker."""
+        if broker is None:
+            return MemoryTables(clock=time.monotonic)
+        with self._lock:
+            tables = self._beside.setdefault(broker, {})
+            if namespace not in tables:
+                tables[namespace] = MemoryTables(clock=broker.clock)
+            return tables[namespace]
+
+
+# The one mutable module state of this adapter, as in `murmur.transports.memory`.
+_tables: Final = _Tables()

@@ -1,0 +1,1 @@
+"""The transport port on each broker: one adapter a file, its client imported only there."""
