@@ -182,7 +182,7 @@ class ChildMember:
             # The transport of a pipe is closed by its loop's next turn; else it warns when it is collected.
             await asyncio.sleep(0)
 
-    async def _call(self, verb: str, **arguments: object) -> list:  # type: ignore[type-arg]  # JSON
+    async def _call(self, verb: str, /, **arguments: object) -> list:  # type: ignore[type-arg]  # JSON
         stdin = self._process.stdin
         assert stdin is not None
         stdin.write(json.dumps({"verb": verb, "arguments": arguments}).encode() + b"\n")

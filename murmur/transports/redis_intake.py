@@ -1,0 +1,252 @@
+"""Receiving work from Redis: exactly the free credit, granted in the same step, nothing lost to a cancelled caller.
+
+A script takes what is ready; when it finds nothing, one blocking read waits over all topics.
+The caller may be cancelled at any point, the reading itself never is: what it brings after
+that is given back at once. A reply that was lost with its connection may have handed us
+entries nobody here knows of, ghosts: before anything more is read, they are looked for
+among what is pending for us and given back too.
+"""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import Final, cast
+
+from attrs import evolve
+from loguru import logger
+
+from murmur.errors import BrokerRefused, BrokerUnreachable, OutcomeUnknown, WrongForm
+from murmur.transport import Delivery
+from murmur.transports.redis_entries import Hold, delivered, headers_of, unpacked
+from murmur.transports.redis_reader import LONGEST_BLOCK, BlockingReader
+from murmur.transports.redis_scripts import load
+from murmur.transports.redis_session import AT_ONCE, CHUNK, Session
+from murmur.transports.redis_wire import Argument, Reply, ServerError
+
+_TAKE: Final = load("murmur.transports", "take")
+_Read = tuple[int, bytes, list[bytes]]  # index of its topic from 1, reference, fields
+
+
+class _Reading:
+    """One `receive` under way."""
+
+    def __init__(self) -> None:
+        self.is_stopped = False
+        self.reader: BlockingReader | None = None
+
+    def stop(self) -> None:
+        self.is_stopped = True
+        if self.reader is not None:
+            self.reader.stop()
+
+
+class Intake:
+    """The receiving half of a transport."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._readers: list[BlockingReader] = []  # that nobody uses now
+        self._readings: dict[asyncio.Task[list[Delivery]], _Reading] = {}
+        self._givings: set[asyncio.Task[None]] = set()
+        self._turn = 0  # which topic is read first
+        self._has_ghosts = False
+        self._search: asyncio.Task[None] | None = None  # for ghosts
+        self._at_server = 0  # reads under way
+        self._is_quiet = asyncio.Event()  # set when none is
+
+    async def receive(self, topics: Mapping[str, int], *, credit: int, wait: float) -> list[Delivery]:
+        """Return up to `credit` deliveries, or none after `wait` seconds. Raises `BrokerRefused`, `WrongForm`."""
+        if credit <= 0 or not topics:
+            return []
+        if len({self._session.consumer(name) for name in topics}) > 1:
+            raise WrongForm(
+                used="one receive() over topics of different leases", instead="one receive() for each lease"
+            )
+        reading = _Reading()
+        task = asyncio.create_task(self._receive(reading, dict(topics), credit, wait))
+        self._readings[task] = reading
+        task.add_done_callback(self._readings.pop)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            reading.stop()
+            task.add_done_callback(self._return)
+            raise
+
+    async def close(self) -> None:
+        """End what is under way; nothing more is handed to us."""
+        for reading in self._readings.values():
+            reading.stop()
+        while self._readings or self._givings:
+            await asyncio.wait([*self._readings, *self._givings])
+        for reader in self._readers:
+            reader.close()
+
+    # -- one receive ------------------------------------------------------------------------------------------------
+
+    async def _receive(self, reading: _Reading, topics: dict[str, int], credit: int, wait: float) -> list[Delivery]:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + wait
+        while True:
+            try:
+                if self._has_ghosts:
+                    await self._lay_ghosts()
+                taken = await self._alone(self._take(self._in_turn(topics), credit))
+                left = deadline - loop.time()
+                if taken or reading.is_stopped or left <= 0:
+                    return taken
+                waited = self._wait(reading, self._in_turn(topics), credit, min(left, LONGEST_BLOCK))
+                if taken := await self._alone(waited):
+                    return taken
+            except (BrokerUnreachable, OutcomeUnknown):
+                self._has_ghosts = True
+                await asyncio.sleep(random.uniform(0.01, 0.1))  # noqa: S311  jitter, no secret
+                await self._session.link.up(max(0.0, deadline - loop.time()))
+            if reading.is_stopped or loop.time() >= deadline:
+                return []
+
+    async def _take(
+        self, topics: Sequence[tuple[str, int]], credit: int, before: Sequence[_Read] = ()
+    ) -> list[Delivery]:
+        """Take up to `credit` entries, those read `before` among them."""
+        session = self._session
+        names = [name for name, _ in topics]
+        rows = session.rows
+        arguments: list[Argument] = [rows.prefix, rows.owner, rows.retention, session.consumer(names[0])]
+        arguments += [min(credit, CHUNK), len(before), *(most for _, most in topics)]
+        for index, ref, values in before:
+            arguments += (index, ref, unpacked(values)[0])
+        made, items = cast(tuple[int, list[list[Reply]]], await session.link.run(_TAKE, names, arguments))
+        if made:
+            logger.warning("made {} groups anew: the server had lost them", made)
+        found = [delivered(names, item) for item in items]
+        if before:
+            found = _completed(found, names, before)
+        session.hold(found)
+        return found
+
+    async def _wait(
+        self, reading: _Reading, topics: Sequence[tuple[str, int]], credit: int, block: float
+    ) -> list[Delivery]:
+        """Wait for the first entry of any topic, and take what there is by then."""
+        session = self._session
+        streams = [stream for name, _ in topics for stream in (f"{name}:again", name)]
+        consumer = session.consumer(topics[0][0])
+        head = ("XREADGROUP", "GROUP", "workers", consumer, "COUNT", 1, "BLOCK", max(1, int(block * 1000)), "STREAMS")
+        reader = reading.reader = self._readers.pop() if self._readers else BlockingReader(session.link)
+        try:
+            if reading.is_stopped:
+                return []
+            reply = await reader.read((), (*head, *streams, *(">" for _ in streams)), block=block)
+        except ServerError as error:
+            if error.code not in ("NOGROUP", "UNBLOCKED"):
+                raise
+            return []  # the stream was deleted: the next take makes it anew
+        finally:
+            reading.reader = None
+            self._readers.append(reader)
+        if reply is None:
+            return []
+        read = _entries(reply, [name for name, _ in topics])
+        if len(read) > credit:  # COUNT is per stream
+            spare = [(topics[index - 1][0], ref) for index, ref, _ in read[credit:]]
+            await session.give_back(spare, consumer=consumer, how=AT_ONCE)
+        if session.rows.prefix:
+            return await self._take(topics, credit, read[:credit])
+        found = [_read(topics[index - 1][0], ref, values) for index, ref, values in read[:credit]]
+        session.hold(found)
+        return found
+
+    def _in_turn(self, topics: dict[str, int]) -> list[tuple[str, int]]:
+        """Return the topics, each time another one first."""
+        names = list(topics.items())
+        self._turn = (self._turn + 1) % len(names)
+        return names[self._turn :] + names[: self._turn]
+
+    # -- what nobody waits for --------------------------------------------------------------------------------------
+
+    def _return(self, task: "asyncio.Task[list[Delivery]]") -> None:
+        """Give back what an abandoned receive brought."""
+        if not task.cancelled() and task.exception() is None and task.result():
+            giving = asyncio.create_task(self._give_back(task.result()))
+            self._givings.add(giving)
+            giving.add_done_callback(self._givings.discard)
+
+    async def _give_back(self, deliveries: Sequence[Delivery]) -> None:
+        session = self._session
+        entries = [(one.topic, session.held.pop(one).ref) for one in deliveries if one in session.held]
+        try:
+            await session.give_back(entries, consumer=session.consumer(deliveries[0].topic), how=AT_ONCE)
+        except (BrokerRefused, BrokerUnreachable, OutcomeUnknown):
+            self._has_ghosts = True
+
+    # -- ghosts -----------------------------------------------------------------------------------------------------
+
+    async def _alone(self, read: Awaitable[list[Delivery]]) -> list[Delivery]:
+        """Await a read, but not beside a search for ghosts, which would take for one what it brings."""
+        while self._search is not None:
+            await asyncio.wait([self._search])
+        self._at_server += 1
+        try:
+            return await read
+        finally:
+            self._at_server -= 1
+            if not self._at_server:
+                self._is_quiet.set()
+
+    async def _lay_ghosts(self) -> None:
+        """Give back what is pending for us and unknown here. Raises as the link does."""
+        if self._search is None:
+            self._search = asyncio.create_task(self._search_ghosts())
+        search = self._search
+        try:
+            await asyncio.shield(search)
+        finally:
+            if self._search is search:
+                self._search = None
+
+    async def _search_ghosts(self) -> None:
+        session = self._session
+        while self._at_server:
+            self._is_quiet.clear()
+            for reading in self._readings.values():
+                if reading.reader is not None:
+                    reading.reader.stop()
+            await self._is_quiet.wait()
+        for topic in session.work_topics():
+            consumer = session.consumer(topic)
+            pending = await session.pending(topic, consumer)
+            known = {hold.ref for one, hold in session.held.items() if one.topic == topic}
+            ghosts = [(topic, ref) for ref in pending if ref not in known]
+            if ghosts:
+                logger.info("gives back {} entries of {} whose delivery was lost on the way", len(ghosts), topic)
+                await session.give_back(ghosts, consumer=consumer, how=AT_ONCE)
+        self._has_ghosts = False
+
+
+def _entries(reply: Reply, names: Sequence[str]) -> list[_Read]:
+    """Return what a blocking read brought."""
+    index_of = {name: index for index, name in enumerate(names, 1)}
+    found: list[_Read] = []
+    for stream, entries in cast(list[tuple[bytes, list[tuple[bytes, list[bytes]]]]], reply):
+        name = stream.decode()
+        topic = name.removesuffix(":again")
+        mark = b"+" if topic != name else b""
+        found += [(index_of[topic], mark + entry, values) for entry, values in entries]
+    return found
+
+
+def _read(topic: str, ref: bytes, values: list[bytes]) -> Delivery:
+    """Return the delivery of an entry that needs no grant."""
+    task_id, body, headers, count = unpacked(values)
+    return Delivery(topic, body, headers_of(headers), task_id.decode("utf-8", "replace"), count + 1, Hold(ref))
+
+
+def _completed(found: Sequence[Delivery], names: Sequence[str], before: Sequence[_Read]) -> list[Delivery]:
+    """Return deliveries, those of entries read before with what they carry."""
+    values_of = {(names[index - 1], ref): values for index, ref, values in before}
+    answer: list[Delivery] = []
+    for one in found:
+        values = values_of.get((one.topic, cast(Hold, one.token).ref))
+        answer.append(one if values is None else evolve(_read(one.topic, b"", values), token=one.token))
+    return answer

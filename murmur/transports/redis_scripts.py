@@ -1,0 +1,28 @@
+"""The Lua scripts that run in the Redis server: loaded from the package, named by their digest.
+
+Each stands in a file of its own under `lua/` that tells its KEYS, ARGV and answer; what they
+share is put before them. They run for one namespace on one server, not on a Redis Cluster
+(docs/decisions/0010-redis-scripts.md). Running them is the link's.
+"""
+
+import hashlib
+from importlib.resources import files
+
+from attrs import frozen
+
+
+@frozen
+class Script:
+    """A script: its file's name, its text, and the digest by which the server knows it once it has seen it."""
+
+    name: str
+    source: str
+    sha: str
+
+
+def load(package: str, name: str) -> Script:
+    """Return the script `lua/{name}.lua` of a package, the shared functions put before it."""
+    shared = files("murmur.transports").joinpath("lua/entries.lua").read_text(encoding="utf-8")
+    source = shared + files(package).joinpath(f"lua/{name}.lua").read_text(encoding="utf-8")
+    # The server names a script by this digest: it protects nothing.
+    return Script(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())

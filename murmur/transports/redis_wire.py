@@ -1,0 +1,292 @@
+"""One connection to a Redis server: commands out, replies in, in order.
+
+redis-py connects (TLS, sockets, credentials, database), then hands the connection over: from
+there on every command of a loop turn leaves in one write, and replies are parsed by hiredis
+as they come, without a lock, a pool or a task for each. What happens when a connection
+breaks is its owner's to say; here every call that was under way is only handed back.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+import hiredis
+from redis import exceptions
+from redis.asyncio.connection import AbstractConnection, Connection, parse_url
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from murmur.errors import BadURL, BrokerRefused, BrokerUnreachable
+from murmur.transports.redis_scripts import Script
+
+CONNECT_WITHIN: Final = 10.0  # seconds
+_HANDSHAKE_WITHIN: Final = 5.0  # seconds, for each step of it
+
+Argument = str | bytes | int | float
+Reply = None | int | bytes | list["Reply"] | hiredis.ReplyError
+Finish = Callable[[Reply, Exception | None], None]
+
+_NOT_ENOUGH: Final = object()
+_REFUSALS: Final = ("NOAUTH", "WRONGPASS", "NOPERM")
+_AWAY: Final = ("LOADING", "MASTERDOWN", "READONLY", "CLUSTERDOWN", "BUSY", "TRYAGAIN")
+
+
+class ServerError(Exception):
+    """The server answered a command with an error. `code` is its first word."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.code = text.partition(" ")[0]
+
+    @property
+    def is_refusal(self) -> bool:
+        """Whether credentials or rights are missing."""
+        return self.code in _REFUSALS
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the server cannot serve now but may later; the command was not run."""
+        return self.code in _AWAY
+
+
+class Call:
+    """A command, when it must have ended, and whom to tell how: `finish` is called exactly once."""
+
+    __slots__ = ("command", "deadline", "finish", "is_repeatable", "script", "was_sent")
+
+    def __init__(
+        self,
+        command: tuple[Argument, ...],
+        finish: Finish,
+        *,
+        deadline: float,  # of the loop's clock
+        is_repeatable: bool = False,  # to do it twice is to do it once
+        script: Script | None = None,
+    ) -> None:
+        self.command, self.finish, self.deadline = command, finish, deadline
+        self.is_repeatable, self.script = is_repeatable, script
+        self.was_sent = False
+
+    @property
+    def name(self) -> str:
+        """What the call is, for people."""
+        return self.script.name if self.script else str(self.command[0])
+
+
+class Wire(asyncio.Protocol):
+    """A connection that lives until it breaks or is closed, and is never made again.
+
+    `on_lost` is called once when it breaks, with the calls that got no answer; not after `close`.
+    What the server sends unasked, published messages, goes to `on_push`.
+    """
+
+    def __init__(
+        self,
+        stream: asyncio.StreamWriter,
+        *,
+        on_lost: Callable[[list[Call], str], None],
+        on_push: Callable[[list[Reply]], None] | None = None,
+    ) -> None:
+        self._stream = stream  # kept: it would close the connection when it is collected
+        self._transport = stream.transport
+        self._on_lost, self._on_push = on_lost, on_push
+        self._loop = asyncio.get_running_loop()
+        self._reader = hiredis.Reader(notEnoughData=_NOT_ENOUGH)
+        self._calls: deque[Call] = deque()
+        self._out: list[bytes] = []
+        self._is_paused = self._is_flushing = self.is_closed = False
+        self.heard_at = self._loop.time()
+        self.client_id: int | None = None  # None where the server tells nobody
+
+    def send(self, call: Call) -> None:
+        """Send a command; its reply, or the loss of the connection, finishes it."""
+        if self.is_closed:
+            self._on_lost([call], "closed")
+            return
+        self._calls.append(call)
+        call.was_sent = True
+        packed = hiredis.pack_command(call.command)  # type: ignore[arg-type]  # its stub allows one argument only
+        if len(self._calls) == 1 and not self._is_paused:
+            self._transport.write(packed)  # nothing is under way that it could be joined with
+            return
+        self._out.append(packed)
+        if not self._is_flushing:
+            self._is_flushing = True
+            self._loop.call_soon(self._flush)
+
+    @property
+    def oldest_deadline(self) -> float | None:
+        """When the call that waits longest must have ended; None if none waits."""
+        return self._calls[0].deadline if self._calls else None
+
+    def abort(self, problem: str) -> None:
+        """Break the connection now."""
+        self._lose(problem)
+
+    def close(self) -> None:
+        """Close it; calls that wait are told it broke."""
+        self._on_lost = _tell_closed
+        self._lose("closed")
+
+    # -- called by the event loop -----------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        """Finish the calls whose replies came."""
+        reader = self._reader
+        self.heard_at = self._loop.time()
+        try:
+            reader.feed(data)
+            while not self.is_closed and (reply := reader.gets()) is not _NOT_ENOUGH:
+                self._answer(reply)
+        except hiredis.ProtocolError as error:
+            self._lose(f"what came is no reply of a Redis server: {error}")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Hand back what is under way."""
+        self._lose(str(exc) if exc else "the server closed the connection")
+
+    def pause_writing(self) -> None:
+        """The server reads slowly: hold back."""
+        self._is_paused = True
+
+    def resume_writing(self) -> None:
+        """Send what was held back."""
+        self._is_paused = False
+        self._flush()
+
+    # -- inside -----------------------------------------------------------------------------------------------------
+
+    def _flush(self) -> None:
+        self._is_flushing = False
+        if self._out and not self._is_paused and not self.is_closed:
+            out, self._out = self._out, []
+            self._transport.write(out[0] if len(out) == 1 else b"".join(out))
+
+    def _answer(self, reply: Reply) -> None:
+        if self._on_push is not None and isinstance(reply, list) and reply and reply[0] == b"message":
+            self._on_push(reply)
+            return
+        if not self._calls:
+            raise hiredis.ProtocolError("nobody asked")
+        call = self._calls.popleft()
+        if not isinstance(reply, hiredis.ReplyError):
+            call.finish(reply, None)
+            return
+        error = ServerError(str(reply))
+        if error.code == "NOSCRIPT" and call.script is not None and call.command[0] == "EVALSHA":
+            call.command = ("EVAL", call.script.source, *call.command[2:])
+            self.send(call)
+            return
+        call.finish(None, error)
+        if error.code == "READONLY":
+            self._lose("the server became a replica")  # its name may lead to the new master
+
+    def _lose(self, problem: str) -> None:
+        if self.is_closed:
+            return
+        self.is_closed = True
+        self._transport.abort()
+        calls, self._calls = list(self._calls), deque()
+        self._on_lost(calls, problem)
+
+
+async def connect(
+    url: str,
+    *,
+    shown: str,
+    name: str,
+    on_lost: Callable[[list[Call], str], None],
+    on_push: Callable[[list[Reply]], None] | None = None,
+) -> Wire:
+    """Return a new connection, named for `CLIENT LIST`. Raises `BadURL`, `BrokerUnreachable`, `BrokerRefused`.
+
+    Args:
+        url: as redis-py reads it, password included; `shown`: the same without.
+    """
+    connection = _connection(url, shown)
+    try:
+        async with asyncio.timeout(CONNECT_WITHIN):
+            await connection.connect()  # type: ignore[no-untyped-call]  # redis-py left it so
+    except exceptions.BusyLoadingError as error:
+        raise BrokerUnreachable(url=shown, after=CONNECT_WITHIN, problem=str(error)) from None
+    except (exceptions.AuthenticationError, exceptions.AuthorizationError, exceptions.ResponseError) as error:
+        raise BrokerRefused(url=shown, problem=str(error)) from None
+    except (exceptions.RedisError, OSError) as error:
+        raise BrokerUnreachable(url=shown, after=CONNECT_WITHIN, problem=str(error) or "no answer") from None
+    # From here on the connection is ours alone.
+    stream, connection._writer, connection._reader = connection._writer, None, None
+    if stream is None:
+        raise BrokerUnreachable(url=shown, after=CONNECT_WITHIN, problem="the connection closed at once")
+    wire = Wire(stream, on_lost=on_lost, on_push=on_push)
+    stream.transport.set_protocol(wire)
+    await _introduce(wire, name, shown)
+    return wire
+
+
+def connection_options(url: str) -> dict[str, object]:
+    """Return how redis-py, blocking or not, is to connect: never retrying, never waiting for ever, in RESP 2."""
+    options: dict[str, object] = {**parse_url(url)}
+    options.pop("connection_class", None)
+    options |= {
+        "socket_timeout": _HANDSHAKE_WITHIN,
+        "socket_connect_timeout": _HANDSHAKE_WITHIN,
+        "socket_keepalive": True,
+        "protocol": 2,
+        "decode_responses": False,
+        "health_check_interval": 0,
+    }
+    return options
+
+
+def _connection(url: str, shown: str) -> AbstractConnection:
+    try:
+        kind: Callable[..., AbstractConnection] = parse_url(url).get("connection_class", Connection)
+        options = connection_options(url)
+        if "path" in options:
+            del options["socket_keepalive"]
+        return kind(**options, retry=Retry(NoBackoff(), 0))
+    except (ValueError, TypeError) as error:
+        raise BadURL(url=shown, problem=str(error)) from None
+
+
+async def _introduce(wire: Wire, name: str, shown: str) -> None:
+    """Name the connection, learn its id, and see that the server serves."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + _HANDSHAKE_WITHIN
+    answers: list[asyncio.Future[Reply]] = []
+    for command in (("CLIENT", "SETNAME", name), ("CLIENT", "ID"), ("PING",)):
+        answers.append(loop.create_future())
+        wire.send(Call(command, settler(answers[-1]), deadline=deadline))
+    try:
+        async with asyncio.timeout(_HANDSHAKE_WITHIN):
+            _named, identified, served = await asyncio.gather(*answers, return_exceptions=True)
+    except TimeoutError:
+        wire.close()
+        raise BrokerUnreachable(url=shown, after=_HANDSHAKE_WITHIN, problem="connected, but no reply") from None
+    if isinstance(identified, int):
+        wire.client_id = identified
+    if isinstance(served, BaseException):
+        wire.close()
+        if isinstance(served, ServerError) and served.is_refusal:
+            raise BrokerRefused(url=shown, problem=str(served))
+        raise BrokerUnreachable(url=shown, after=_HANDSHAKE_WITHIN, problem=str(served))
+
+
+def settler(future: asyncio.Future[Reply]) -> Finish:
+    """Return a `finish` that settles a future, unless its owner was cancelled."""
+
+    def finish(reply: Reply, error: Exception | None) -> None:
+        if future.done():
+            return
+        if error is None:
+            future.set_result(reply)
+        else:
+            future.set_exception(error)
+
+    return finish
+
+
+def _tell_closed(calls: list[Call], problem: str) -> None:
+    for call in calls:
+        call.finish(None, ConnectionResetError(problem))
