@@ -2,6 +2,8 @@
 
 import pytest
 
+pytest_plugins = ["pytester", "tests.brokers.fixtures"]
+
 
 @pytest.fixture
 def anyio_backend() -> str:

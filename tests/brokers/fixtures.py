@@ -1,0 +1,91 @@
+"""Fixtures that hand out real servers, and show their logs when a test fails.
+
+A broker that is not installed skips the test and says how to get it. With CI=true the test
+fails instead: a build that silently tests less than it should is worse than none.
+"""
+
+import contextlib
+import os
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import Final, TypeVar
+
+import pytest
+from attrs import frozen
+
+from tests.brokers.redis_server import RedisServer
+from tests.brokers.server import Server
+
+S = TypeVar("S", bound=Server)
+
+_used: Final = pytest.StashKey[list[Server]]()  # of a test: the servers it had
+
+
+def require(kind: type[Server]) -> None:
+    """Go on if this broker is installed; else skip, or fail where CI=true."""
+    if kind.is_installed():
+        return
+    reason = f"{kind.name} is not installed: {kind.binary} is not on the PATH. Get it: {kind.get_it}"
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
+
+
+def lend(request: pytest.FixtureRequest, server: S) -> S:
+    """Note that a test uses this server, so that its log is shown if the test fails."""
+    request.node.stash.setdefault(_used, []).append(server)
+    return server
+
+
+@pytest.fixture(scope="session")
+def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """The one Redis behind `redis_server`. Tests ask for that, which is empty."""
+    require(RedisServer)
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture
+def redis_server(request: pytest.FixtureRequest, shared_redis: RedisServer) -> RedisServer:
+    """A Redis without keys, shared by all tests one after another: leave it running."""
+    if not shared_redis.is_running():
+        raise AssertionError("an earlier test ended the shared Redis; such a test uses start_redis")
+    shared_redis.flush()
+    return lend(request, shared_redis)
+
+
+@frozen
+class RedisStarter:
+    """Starts Redis servers for one test, each with a folder and a port of its own."""
+
+    make_folder: Callable[[], Path]
+    lend: Callable[[RedisServer], RedisServer]
+
+    def __call__(self, *, aof: bool = False, password: str | None = None, unix: bool = False) -> RedisServer:
+        """Return a new Redis that answers; see `RedisServer` for the options."""
+        server = RedisServer(self.make_folder(), aof=aof, password=password, unix=unix)
+        self.lend(server).start()
+        return server
+
+
+@pytest.fixture
+def start_redis(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisStarter]:
+    """Start Redis servers of a test's own, to be killed, paused and restarted; gone when it ends."""
+    require(RedisServer)
+    with contextlib.ExitStack() as ends:
+
+        def own(server: RedisServer) -> RedisServer:
+            ends.callback(server.kill)
+            return lend(request, server)
+
+        yield RedisStarter(lambda: tmp_path_factory.mktemp("redis"), own)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Put the end of each server's log under the failure of the test that used it."""
+    report = yield
+    if report.failed:
+        for server in item.stash.get(_used, []):
+            report.sections.append((f"{server.name} on port {server.port}, end of its log", server.log()))
+    return report
