@@ -1,0 +1,69 @@
+"""`python -m benchmarks [NAME…]`: run benchmarks, print one table, store the figures in .bench/."""
+
+import argparse
+import json
+import os
+import platform
+import time
+from pathlib import Path
+from typing import Final
+
+from benchmarks import measures
+from benchmarks.idle import idle
+from benchmarks.in_process import actors, in_process
+from benchmarks.lease import lease
+from benchmarks.plan import Plan
+from benchmarks.table import rendered
+
+BENCHMARKS: Final = {
+    "fan_out": measures.fan_out,
+    "latency": measures.latency,
+    "waiting": measures.waiting,
+    "memory": measures.memory,
+    "idle": idle,
+    "in_process": in_process,
+    "actors": actors,
+}
+ON_DEMAND: Final = {"lease": lease}  # minutes, and it takes the whole machine: only when named
+
+
+def main() -> None:
+    """Run what was asked for."""
+    asked = _arguments()
+    plan = Plan.quick(asked.rounds) if asked.quick else Plan(rounds=asked.rounds)
+    rows = []
+    for name in asked.names or BENCHMARKS:
+        measure = {**BENCHMARKS, **ON_DEMAND}[name]
+        print(f"{name}: {measure.__doc__}", flush=True)
+        rows += measure(plan)
+    print(f"\n{rendered(rows)}")
+    asked.json.parent.mkdir(parents=True, exist_ok=True)
+    asked.json.write_text(
+        json.dumps({**_machine(), "rounds": asked.rounds, "rows": [row.as_json() for row in rows]}, indent=1)
+    )
+    print(f"\nstored in {asked.json}")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"{', '.join(BENCHMARKS)}; if named: {', '.join(ON_DEMAND)}"
+    )
+    parser.add_argument(
+        "--json", type=Path, default=Path(f".bench/{time.strftime('%Y%m%d-%H%M%S')}.json"), metavar="FILE"
+    )
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="few tasks: seconds instead of minutes, rough figures")
+    asked = parser.parse_args()
+    known = {**BENCHMARKS, **ON_DEMAND}
+    if unknown := [name for name in asked.names if name not in known]:
+        parser.error(f"there is no benchmark {', '.join(unknown)}; there are {', '.join(known)}")
+    return asked
+
+
+def _machine() -> dict[str, object]:
+    return {"python": platform.python_version(), "cpus": os.cpu_count(), "load": os.getloadavg(), "at": time.time()}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,32 @@
+"""How much is measured."""
+
+from attrs import frozen
+
+
+@frozen
+class Plan:
+    """Sizes of the runs: tasks, unless named otherwise."""
+
+    rounds: int = 5
+    warm_up: int = 4_000
+    fan_out: int = 20_000
+    latency: int = 2_000
+    waiting: int = 2_000
+    memory: int = 100_000
+    idle_seconds: float = 15.0
+    actors: int = 100_000
+    lease: int = 200
+
+    @classmethod
+    def quick(cls, rounds: int) -> "Plan":
+        """Return a plan that takes seconds; its figures are rough."""
+        return cls(
+            rounds=rounds,
+            warm_up=1_000,
+            fan_out=4_000,
+            latency=300,
+            waiting=1_000,
+            memory=20_000,
+            idle_seconds=3.0,
+            actors=20_000,
+        )
