@@ -13,7 +13,7 @@ from typing import Final, cast
 from murmur.errors import BrokerRefused, BrokerUnreachable, OutcomeUnknown, WrongForm
 from murmur.transport import Caps, Delivery, Outgoing, Receipt, Refusal, Settled, TopicKind, TopicSpec, TopicStats
 from murmur.transports.redis_intake import Intake
-from murmur.transports.redis_keeper import LeaseKeeper
+from murmur.transports.redis_keeper import RENEW, LeaseKeeper
 from murmur.transports.redis_outlet import MAX_BODY, Outlet, grouped
 from murmur.transports.redis_reader import InboxReader
 from murmur.transports.redis_scripts import load
@@ -144,6 +144,16 @@ class RedisTransport:
         """Look now for leases that were lost: news of them may have been missed."""
         if self._keeper is not None:
             self._keeper.nudge()
+
+    async def renew(self, deliveries: Sequence[Delivery]) -> list[bool]:
+        """Renew leases now, for a fused store; say which are still ours."""
+        session = self.session
+        answers: dict[Delivery, bool] = {}
+        for consumer, theirs in grouped(deliveries, lambda one: session.consumer(one.topic)):
+            arguments = [part for one in theirs for part in session.lease_of(one)]
+            reply = await session.link.run(RENEW, (), (session.rows.prefix, consumer, *arguments), is_repeatable=True)
+            answers |= zip(theirs, (code == ord("1") for code in cast(bytes, reply)), strict=True)
+        return [answers[one] for one in deliveries]
 
     async def sweep(self, topics: Sequence[str]) -> float | None:
         """Give back what lapsed and move on what is due, for a fused store; see `Upkeep.sweep`."""

@@ -25,6 +25,7 @@ class Hold(Struct, eq=False):
     """What a delivery stands for: an entry that is pending for us, and the grant of its task."""
 
     ref: bytes  # names the entry within its topic
+    task_id: str = ""  # of the grant, where the entry does not bear it
     token: int = 0  # of the grant; 0: not granted yet
     failures: int = 0
     crashes: int = 0

@@ -22,7 +22,7 @@ from murmur.transports.redis_link import RedisLink
 from murmur.transports.redis_scripts import load
 from murmur.transports.redis_wire import Argument, connection_options
 
-_RENEW: Final = load("murmur.transports", "renew")
+RENEW: Final = load("murmur.transports", "renew")
 
 HANGS_AFTER: Final = 60.0  # seconds without a beat of the loop
 BEAT_EVERY: Final = 1.0  # seconds
@@ -125,7 +125,7 @@ class LeaseKeeper:
 
     def _call(self, *arguments: Argument) -> bytes:
         connection = self._connected()
-        for command in (("EVALSHA", _RENEW.sha), ("EVAL", _RENEW.source)):
+        for command in (("EVALSHA", RENEW.sha), ("EVAL", RENEW.source)):
             connection.send_command(*command, 0, *arguments)  # type: ignore[no-untyped-call]  # redis-py left it so
             try:
                 answer = connection.read_response()

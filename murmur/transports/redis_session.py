@@ -89,10 +89,15 @@ class Session:
     def leases(self) -> list[Lease]:
         """Return what is to be renewed. May be called from another thread."""
         return [
-            Lease(one, self.consumer(one.topic), (one.topic, hold.ref, one.id, hold.token))
-            for one, hold in self.held.copy().items()
+            Lease(one, self.consumer(one.topic), self.lease_of(one))
+            for one in self.held.copy()
             if self.spec(one.topic).lease is not None
         ]
+
+    def lease_of(self, delivery: Delivery) -> tuple[Argument, ...]:
+        """Return the arguments of a lease for `renew.lua`."""
+        hold = cast(Hold, delivery.token)
+        return (delivery.topic, hold.ref, hold.task_id or delivery.id, hold.token)
 
     def give_up(self, deliveries: Iterable[object]) -> None:
         """Report what the server says is no longer ours, unless we are just settling it."""
