@@ -1,0 +1,90 @@
+"""One parser for the URLs of brokers and stores, which never shows a password.
+
+Every adapter gets its host, credentials and options from here, decoded once: clients differ
+in whether they percent-decode. The text form is redacted, so that a URL may be logged.
+"""
+
+from typing import Final
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from attrs import field, frozen
+
+from murmur.errors import BadURL, nearest
+
+SCHEMES: Final = ("redis", "rediss", "unix", "nats", "tls", "kafka", "kafka+ssl", "amqp", "amqps", "memory", "sqlite")
+_PORTS: Final = {"redis": 6379, "rediss": 6379, "nats": 4222, "tls": 4222, "kafka": 9092, "kafka+ssl": 9093, "amqp": 5672, "amqps": 5671}
+_HIDDEN: Final = "***"
+
+
+@frozen
+class BrokerURL:
+    """A parsed URL. `str()` and `repr()` show everything but the password and secret options."""
+
+    scheme: str
+    hosts: tuple[tuple[str, int], ...]
+    path: str
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    options: dict[str, str] = field(factory=dict, repr=False)
+    raw: str = field(default="", repr=False)  # as typed, for clients that parse URLs themselves
+
+    @classmethod
+    def parse(cls, text: str) -> "BrokerURL":
+        """Return the URL in `text`. Raises `BadURL`, which names what is wrong and the nearest scheme."""
+        scheme, separator, rest = text.partition("://")
+        if not separator:
+            raise BadURL(url=_redact(text), problem="expected scheme://host, for instance redis://localhost:6379")
+        if scheme not in SCHEMES:
+            likely = nearest(scheme, SCHEMES)[0]
+            raise BadURL(url=_redact(text), problem=f"unknown scheme {scheme!r}; did you mean {likely}://?")
+        authority, slash, tail = rest.partition("/")
+        userinfo, _, addresses = authority.rpartition("@")
+        user, _, password = userinfo.partition(":")
+        path, _, query = tail.partition("?")
+        if not slash and "?" in addresses:
+            addresses, _, query = addresses.partition("?")
+        return cls(
+            scheme=scheme,
+            hosts=tuple(_host(text, scheme, address) for address in addresses.split(",") if address),
+            path=slash + path,
+            username=unquote(user) or None,
+            password=unquote(password) or None,
+            options=dict(parse_qsl(query)),
+            raw=text,
+        )
+
+    def __str__(self) -> str:
+        return _redact(self.raw)
+
+
+def _host(text: str, scheme: str, address: str) -> tuple[str, int]:
+    if scheme in ("memory", "sqlite", "unix"):
+        return (address, 0)
+    try:
+        parts = urlsplit(f"//{address}")
+        port = parts.port
+    except ValueError:
+        raise BadURL(url=_redact(text), problem=f"{address.rpartition(':')[2]!r} is not a port (0 to 65535)") from None
+    if not parts.hostname:
+        raise BadURL(url=_redact(text), problem="no host; write scheme://host:port")
+    return (parts.hostname, port or _PORTS[scheme])
+
+
+def _redact(text: str) -> str:
+    """Return `text` with the password of its user part, and secret-looking options, replaced."""
+    scheme, separator, rest = text.partition("://")
+    if not separator:
+        scheme, rest = "", text
+    authority, mark, tail = rest.partition("/")
+    userinfo, at, host = authority.rpartition("@")
+    if at and ":" in userinfo:
+        userinfo = f"{userinfo.partition(':')[0]}:{_HIDDEN}"
+    head, question, query = (host + mark + tail).partition("?")
+    if question:
+        pairs = (pair.partition("=") for pair in query.split("&"))
+        query = "&".join(f"{k}{eq}{_HIDDEN if _is_secret(k) else v}" for k, eq, v in pairs)
+    return f"{scheme}{separator}{userinfo}{at}{head}{question}{query}"
+
+
+def _is_secret(option: str) -> bool:
+    return any(word in option.lower() for word in ("password", "secret", "token", "passwd"))
