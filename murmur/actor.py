@@ -6,7 +6,6 @@ cycle. `Remote` names an agent whose class is not here.
 """
 
 import sys
-import types
 import typing
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
@@ -92,7 +91,7 @@ def signature_of(cls: type[Actor[Any, Any]]) -> Signature:
 
 
 def _parameters(cls: Any, bound: dict[Any, Any]) -> tuple[Any, Any] | None:
-    for base in types.get_original_bases(cls) if sys.version_info >= (3, 12) else getattr(cls, "__orig_bases__", ()):
+    for base in cls.__dict__.get("__orig_bases__", ()):
         origin = typing.get_origin(base)
         if not isinstance(origin, type) or not issubclass(origin, Actor):
             continue

@@ -12,7 +12,16 @@ from attrs import field, frozen
 from murmur.errors import BadURL, nearest
 
 SCHEMES: Final = ("redis", "rediss", "unix", "nats", "tls", "kafka", "kafka+ssl", "amqp", "amqps", "memory", "sqlite")
-_PORTS: Final = {"redis": 6379, "rediss": 6379, "nats": 4222, "tls": 4222, "kafka": 9092, "kafka+ssl": 9093, "amqp": 5672, "amqps": 5671}
+_PORTS: Final = {
+    "redis": 6379,
+    "rediss": 6379,
+    "nats": 4222,
+    "tls": 4222,
+    "kafka": 9092,
+    "kafka+ssl": 9093,
+    "amqp": 5672,
+    "amqps": 5671,
+}
 _HIDDEN: Final = "***"
 
 

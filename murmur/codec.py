@@ -52,12 +52,14 @@ class PayloadCodec:
             _refuse_unfinite(plain)
             return _encode(plain)
         except (TypeError, ValueError, AttributeError, OverflowError, RecursionError, LookupError) as error:
-            raise Misfit([f"$ expected {self.type_name}, got {_shown(value)} ({type(error).__name__}: {error})"]) from error
+            raise Misfit(
+                [f"$ expected {self.type_name}, got {_shown(value)} ({type(error).__name__}: {error})"]
+            ) from error
 
     def encode_checked(self, value: object) -> bytes:
         """Like `encode`, and the bytes are proven to be readable as the declared type."""
         body = self.encode(value)
-        if not self._is_plain and type(value) not in (str, int, bool) or type(value) is not self.declared:
+        if (not self._is_plain and type(value) not in (str, int, bool)) or type(value) is not self.declared:
             self.decode(body)
         return body
 

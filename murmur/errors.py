@@ -8,7 +8,7 @@ E3xx how a task ended, E4xx delivery, E5xx workers.
 from collections.abc import Sequence
 from typing import ClassVar
 
-from attrs import define, field
+from attrs import define
 
 _KNOWN_SHOWN = 20
 
@@ -19,7 +19,7 @@ class MurmurError(Exception):
     code: ClassVar[str] = "E000"
 
 
-# -- E1xx: set-up and connections ---------------------------------------------------------------------------------------
+# -- E1xx: set-up and connections ----------------------------------------------------------------
 
 
 @define(slots=False)
@@ -87,7 +87,7 @@ class BadSetting(MurmurError, ValueError):
         return f"{self.name} must be {self.expected}, got {self.value}"
 
 
-# -- E2xx: publishing -----------------------------------------------------------------------------------------------------
+# -- E2xx: publishing ----------------------------------------------------------------------------
 
 
 @define(slots=False)
@@ -96,7 +96,7 @@ class UnknownAgent(MurmurError, LookupError):
 
     code: ClassVar[str] = "E201"
     name: str
-    known: tuple[str, ...] = field(converter=tuple)
+    known: tuple[str, ...]
 
     def __str__(self) -> str:
         if not self.known:
@@ -129,7 +129,7 @@ class InputError(MurmurError, ValueError):
     code: ClassVar[str] = "E203"
     agent: str
     expected: str
-    problems: tuple[str, ...] = field(converter=tuple)
+    problems: tuple[str, ...]
 
     def __str__(self) -> str:
         return f"input of {self.agent} does not fit {self.expected}: {'; '.join(self.problems)}"
@@ -159,7 +159,9 @@ class BadTaskId(MurmurError, ValueError):
     task_id: str
 
     def __str__(self) -> str:
-        return f"id {self.task_id!r} must be 1 to 200 characters of A-Z a-z 0-9 . _ : / - and begin with a letter or digit"
+        return (
+            f"id {self.task_id!r} must be 1 to 200 characters of A-Z a-z 0-9 . _ : / - and begin with a letter or digit"
+        )
 
 
 @define(slots=False)
@@ -172,7 +174,9 @@ class DuplicateTaskId(MurmurError, ValueError):
     second: int
 
     def __str__(self) -> str:
-        return f"tasks {self.first} and {self.second} of one gather have the same id {self.task_id!r}; give each its own"
+        return (
+            f"tasks {self.first} and {self.second} of one gather have the same id {self.task_id!r}; give each its own"
+        )
 
 
 @define(slots=False)
@@ -186,7 +190,11 @@ class SpawnError(MurmurError):
     definite: bool = True  # False: whether the broker took it is unknown
 
     def __str__(self) -> str:
-        doubt = "" if self.definite else " (whether the broker took it is unknown; the same id can be submitted again safely)"
+        doubt = (
+            ""
+            if self.definite
+            else " (whether the broker took it is unknown; the same id can be submitted again safely)"
+        )
         return f"task {self.task_id} for {self.agent} was not published: {self.problem}{doubt}"
 
 
@@ -226,7 +234,7 @@ class NoWorkers(MurmurError):
     agent: str
     broker: str
     waited: float  # seconds
-    seen: tuple[str, ...] = field(converter=tuple)  # "worker (serving: a, b)"
+    seen: tuple[str, ...]  # "worker (serving: a, b)"
 
     def __str__(self) -> str:
         seen = f"{len(self.seen)}: {'; '.join(self.seen)}" if self.seen else "none"
@@ -262,7 +270,7 @@ class WrongForm(MurmurError, RuntimeError):
         return f"{self.used} cannot be used here; use {self.instead}"
 
 
-# -- E3xx: how a task ended -------------------------------------------------------------------------------------------------
+# -- E3xx: how a task ended ----------------------------------------------------------------------
 
 
 @define(slots=False)
@@ -316,7 +324,7 @@ class OutputError(MurmurError, ValueError):
     agent: str
     task_id: str
     expected: str
-    problems: tuple[str, ...] = field(converter=tuple)
+    problems: tuple[str, ...]
 
     def __str__(self) -> str:
         return f"result of {self.agent} (task {self.task_id}) does not fit {self.expected}: {'; '.join(self.problems)}"
@@ -328,7 +336,7 @@ class Reject(MurmurError):
     code: ClassVar[str] = "E305"
 
 
-# -- E4xx: delivery ---------------------------------------------------------------------------------------------------------
+# -- E4xx: delivery ------------------------------------------------------------------------------
 
 
 @define(slots=False)
@@ -362,7 +370,7 @@ class LeaseLost(MurmurError):
     token: int
 
     def __str__(self) -> str:
-        return f"lease on task {self.task_id} lost: token {self.token} is no longer the valid one; this result is discarded"
+        return f"lease on task {self.task_id} lost: token {self.token} is not the valid one; this result is discarded"
 
 
 @define(slots=False)
@@ -377,7 +385,7 @@ class OutcomeUnknown(MurmurError, ConnectionError):
         return f"{self.call}: outcome unknown: {self.problem}"
 
 
-# -- E5xx: workers ------------------------------------------------------------------------------------------------------------
+# -- E5xx: workers -------------------------------------------------------------------------------
 
 
 @define(slots=False)

@@ -37,7 +37,7 @@ class Topics:
     def __attrs_post_init__(self) -> None:
         if not _NAMESPACE.match(self.namespace):
             raise ValueError(
-                f"namespace must be up to 63 letters, digits, '_' or '-', got {self.namespace!r}; it becomes part of topics"
+                f"namespace must be up to 63 letters, digits, '_' or '-', got {self.namespace!r}; topics begin with it"
             )
 
     @property

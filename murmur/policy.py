@@ -8,9 +8,9 @@ from typing import Final
 
 from attrs import field, frozen
 from attrs.validators import ge, instance_of
-from supervisors import Backoff, Intensity
 
 from murmur.errors import InputError, OutputError, Reject, TaskTimeout
+from supervisors import Backoff, Intensity
 
 __all__ = ["Backoff", "Directive", "Intensity", "Redelivery", "default_directive"]
 
@@ -28,7 +28,9 @@ class Directive(enum.Enum):
 class Redelivery:
     """How often a task may fail, and how long it waits in between."""
 
-    max_deliveries: int = field(default=5, validator=[instance_of(int), ge(1)])  # attempts that end in a retryable error
+    max_deliveries: int = field(
+        default=5, validator=[instance_of(int), ge(1)]
+    )  # attempts that end in a retryable error
     max_crashes: int = field(default=3, validator=[instance_of(int), ge(1)])  # deaths of its process it is to blame for
     backoff: Backoff = field(
         factory=lambda: Backoff(initial=0.5, factor=2.0, cap=30.0, jitter=True), validator=instance_of(Backoff)

@@ -120,9 +120,7 @@ class Transport(Protocol):
     async def publish(self, messages: Sequence[Outgoing]) -> Sequence[Receipt | Refusal]:
         """Return one answer each, in order, once the broker confirmed; never a silent drop. Ends within 10 s."""
 
-    async def receive(
-        self, group: str, topics: Mapping[str, int], *, credit: int, wait: float
-    ) -> Sequence[Delivery]:
+    async def receive(self, group: str, topics: Mapping[str, int], *, credit: int, wait: float) -> Sequence[Delivery]:
         """Return up to `credit` deliveries over all topics and up to `topics[name]` of each, as soon as there is one.
 
         Nothing more is held for this process on the broker. After `wait` seconds without any: `()`.

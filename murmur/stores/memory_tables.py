@@ -85,7 +85,7 @@ class MemoryTables:
         self._values: dict[str, tuple[bytes, float]] = {}  # with when it is forgotten
         self._purge_at = 1_000  # values
 
-    # -- the life of a row ------------------------------------------------------------------------------------------
+    # -- the life of a row ------------------------------------------------------------------------
 
     def admit(self, tasks: Sequence[NewTask]) -> list[Admission]:
         """(none) → QUEUED."""
@@ -225,7 +225,7 @@ class MemoryTables:
             for table in (self._rows, self._active, self._finished, self._kept, self._letters, self._values):
                 table.clear()
 
-    # -- beside the rows --------------------------------------------------------------------------------------------
+    # -- beside the rows --------------------------------------------------------------------------
 
     def dead_letters(self, agent: str, limit: int) -> list[bytes]:
         """Return the newest letters, newest first."""
@@ -278,7 +278,7 @@ class MemoryTables:
             for key in keys:
                 self._values.pop(key, None)
 
-    # -- inside, under the lock -------------------------------------------------------------------------------------
+    # -- inside, under the lock -------------------------------------------------------------------
 
     def _grant(self, request: GrantRequest, owner: str, *, until: float, now: float) -> Grant:
         task_id, delivery = request.task_id, request.delivery

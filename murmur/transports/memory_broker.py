@@ -38,7 +38,7 @@ class MemoryBroker:
         self._gone: set[Session] = set()  # those of them that were killed or stalled
         self._orphans: dict[str, None] = {}  # inboxes without a reader, oldest first
 
-    # -- what tests do to consumers and to the broker --------------------------------------------------------------
+    # -- what tests do to consumers and to the broker ---------------------------------------------
 
     def kill(self, consumer_id: str) -> None:
         """End a consumer as `kill -9` would: it gives nothing back, its leases lapse, its calls raise."""
@@ -69,7 +69,7 @@ class MemoryBroker:
             for topic in self._topics.values():
                 topic.clear()
 
-    # -- sessions ---------------------------------------------------------------------------------------------------
+    # -- sessions ---------------------------------------------------------------------------------
 
     def join(self, session: Session, specs: Iterable[TopicSpec]) -> None:
         """Let a session use topics. A dead consumer of its name gives way at once."""
@@ -110,7 +110,7 @@ class MemoryBroker:
                 session.bells.add(bell)
             return session.gone_at is None
 
-    # -- messages ---------------------------------------------------------------------------------------------------
+    # -- messages ---------------------------------------------------------------------------------
 
     def publish(self, messages: Sequence[Outgoing]) -> list[Receipt]:
         """Take messages in; ids seen before on their topic add nothing."""
@@ -222,7 +222,7 @@ class MemoryBroker:
             dead = self._topics.get(dead_topic) if dead_topic else None
             return TopicStats(len(topic.ready), topic.inflight, len(dead.ready) if dead else 0, exact=True)
 
-    # -- inside, under the lock -------------------------------------------------------------------------------------
+    # -- inside, under the lock -------------------------------------------------------------------
 
     def _topic(self, name: str) -> Topic:
         topic = self._topics.get(name)

@@ -1,0 +1,1 @@
+"""The publisher: admits and publishes tasks, collects their results, resumes what was begun."""

@@ -1,0 +1,261 @@
+"""One publisher's link to the fleet: submits slots, fills them from the inbox, asks for what did not ring.
+
+Whatever batches of one runtime are open share this: one submit per loop turn, one inbox,
+one question a second about slots that are late. The stored row is the truth and the inbox a
+bell: a slot whose bell was missed is asked for, one whose row is gone is submitted again
+under the same id. Nothing is kept for a finished slot.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Final, Protocol
+
+from loguru import logger
+
+from murmur import presence
+from murmur.envelope import decode_result
+from murmur.errors import BadEnvelope, BrokerUnreachable, OutcomeUnknown, SpawnError
+from murmur.runtime.slots import Slot, cancelled_result, result_of
+from murmur.store import Admission
+from murmur.task_queue import TaskQueue
+from murmur.transport import Refusal
+
+_TURN: Final = 500  # tasks one submit or one question carries at most
+_LATE: Final = 5.0  # seconds after which a slot that did not ring is asked for
+_SHARED_LATE: Final = 1.0  # the same, for a slot whose bell rings elsewhere
+_ROUND: Final = 1.0  # seconds between two rounds of questions
+_SUBMIT_WITHIN: Final = 10.0  # seconds until a task that could not be published says so
+_AGAIN: Final = 0.25  # seconds before an unknown publish is tried again
+
+
+class Waiter(Protocol):
+    """A batch, as far as the rounds are concerned."""
+
+    def looked(self, now: float, notes: tuple[presence.Presence, ...]) -> None:
+        """Somebody looked who serves what."""
+
+    def is_waiting(self, now: float) -> bool:
+        """Whether nothing was heard for so long that somebody should look."""
+
+
+class Engine:
+    """See the module's text. Belongs to the event loop it was opened in."""
+
+    def __init__(self, queue: TaskQueue, *, runtime_id: str, owns_queue: bool) -> None:
+        self.queue = queue
+        self.inbox = queue.topics.inbox(runtime_id)
+        self._runtime_id = runtime_id
+        self._owns_queue = owns_queue
+        self._slots: dict[str, Slot] = {}
+        self._outbox: list[Slot] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._opening: asyncio.Task[None] | None = None
+        self._declared: set[str] = set()
+        self.waiters: set[Waiter] = set()
+        self._has_slots = asyncio.Event()
+
+    async def open(self) -> None:
+        """Connect and listen; the second call finds it done. Raises `BrokerUnreachable`, `BrokerRefused`."""
+        if self._opening is None:
+            self._opening = asyncio.create_task(self._open())
+        try:
+            await asyncio.shield(self._opening)
+        except BaseException:
+            if self._opening.done() and not self._opening.cancelled() and self._opening.exception():
+                self._opening = None
+            raise
+
+    async def declare(self, agent: str) -> None:
+        """Make sure an agent's mailbox exists, so that tasks can wait there for its first worker."""
+        if agent not in self._declared:
+            await self.queue.open_tasks([agent])
+            self._declared.add(agent)
+
+    async def close(self) -> None:
+        """Stop listening; open slots stay as they are on the fleet. Idempotent."""
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._owns_queue and self._opening is not None:
+            await self.queue.close()
+        self._opening = None
+        self._declared.clear()
+
+    def submit(self, slot: Slot) -> None:
+        """Open a slot: its task is published with all others of this loop turn."""
+        task_id = slot.task.task_id
+        slot.next = self._slots.get(task_id)
+        self._slots[task_id] = slot
+        if not self._outbox:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._outbox.append(slot)
+        self._has_slots.set()
+
+    async def submit_now(self, slot: Slot) -> None:
+        """Open a slot and return once its publishing has been answered."""
+        slot.next = self._slots.get(slot.task.task_id)
+        self._slots[slot.task.task_id] = slot
+        self._has_slots.set()
+        await asyncio.shield(self.in_background(self._submit([slot])))
+
+    def open_slot(self, task_id: str) -> Slot | None:
+        """Return the slot that waits for a task, if one does."""
+        return self._slots.get(task_id)
+
+    def forget(self, slot: Slot) -> None:
+        """Close a slot whose result nobody waits for."""
+        slot.is_open = False
+        self._drop(slot)
+
+    async def cancel(self, slots: Iterable[Slot], why: str) -> None:
+        """End the tasks of slots on the fleet, as far as they have not ended. Errors are logged: nobody waits."""
+        results = {s.task.task_id: cancelled_result(s.task.task_id, s.entry.name, None, why) for s in slots}
+        ids = list(results)
+        try:
+            for start in range(0, len(ids), _TURN):
+                await self.queue.cancel({i: results[i] for i in ids[start : start + _TURN]})
+        except (OutcomeUnknown, BrokerUnreachable) as error:
+            logger.warning("{} tasks could not be cancelled: {}", len(ids), error)
+
+    def in_background(self, work: Awaitable[None]) -> asyncio.Task[None]:
+        """Run something of ours that nobody awaits; it ends with the engine at the latest."""
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    # -- opening and the two loops ----------------------------------------------------------------
+
+    async def _open(self) -> None:
+        if self._owns_queue:
+            await self.queue.open(owner=self._runtime_id, lease=None)
+        await self.queue.open_inbox(self.inbox)
+        self.in_background(self._for_ever(self._listen))
+        self.in_background(self._for_ever(self._rounds))
+
+    async def _for_ever(self, loop: Callable[[], Awaitable[None]]) -> None:
+        """Begin a loop again that ended in an error: one bad reply must not deafen the publisher."""
+        while True:
+            try:
+                await loop()
+            except (OutcomeUnknown, BrokerUnreachable) as error:
+                logger.info("the broker is away: {}", error)
+            except Exception:  # noqa: BLE001  the loop that turns a crash into a new beginning
+                logger.exception("a loop of the publisher broke and begins again")
+            await asyncio.sleep(_AGAIN)
+
+    async def _listen(self) -> None:
+        while True:
+            for delivery in await self.queue.replies(self.inbox, wait=5.0):
+                self._ring(delivery.body)
+
+    async def _rounds(self) -> None:
+        while True:
+            await self._has_slots.wait()
+            await asyncio.sleep(_ROUND)
+            if not self._slots and not self.waiters:
+                self._has_slots.clear()
+                continue
+            now = asyncio.get_running_loop().time()
+            await self._ask(now)
+            waiting = [waiter for waiter in self.waiters if waiter.is_waiting(now)]
+            if waiting:
+                notes = await presence.seen(self.queue.store)
+                for waiter in waiting:
+                    waiter.looked(now, notes)
+
+    def _ring(self, body: bytes) -> None:
+        try:
+            message = decode_result(body)
+        except BadEnvelope as error:
+            logger.warning("{}: a reply was left aside: {}", error.code, error)
+            return
+        slot = self._slots.pop(message.task_id, None)
+        while slot is not None:
+            slot.finish(result_of(message, slot.entry))
+            slot = slot.next
+
+    # -- submitting -------------------------------------------------------------------------------
+
+    def _flush(self) -> None:
+        slots, self._outbox = self._outbox, []
+        for start in range(0, len(slots), _TURN):
+            self.in_background(self._submit(slots[start : start + _TURN]))
+
+    async def _submit(self, slots: list[Slot]) -> None:
+        """Publish, again and again under the same ids while the outcome is unknown, for ten seconds at most."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _SUBMIT_WITHIN
+        while slots:
+            try:
+                answers = await self.queue.submit([slot.task for slot in slots])
+            except (OutcomeUnknown, BrokerUnreachable) as error:
+                if loop.time() >= until:
+                    self._unpublished(slots, error)
+                    return
+                await asyncio.sleep(_AGAIN)
+                continue
+            except Exception as error:  # noqa: BLE001  whatever broke, these slots must not wait for ever
+                logger.exception("publishing broke")
+                self._unpublished(slots, error)
+                return
+            slots = self._answered(slots, answers, give_up=loop.time() >= until)
+            if slots:
+                await asyncio.sleep(_AGAIN)
+
+    def _answered(self, slots: list[Slot], answers: Iterable[Admission | Refusal], *, give_up: bool) -> list[Slot]:
+        """Act on the answers of one submit; return the slots to try again."""
+        again = []
+        for slot, answer in zip(slots, answers, strict=True):
+            if isinstance(answer, Refusal):
+                if answer.definite or give_up:
+                    self._fail(slot, SpawnError(slot.task.task_id, slot.entry.name, answer.problem, answer.definite))
+                else:
+                    again.append(slot)
+            elif answer.result is not None:
+                self._ring(answer.result)
+            elif not answer.fresh:
+                slot.is_shared = True
+        return again
+
+    def _unpublished(self, slots: list[Slot], error: Exception) -> None:
+        definite = isinstance(error, BrokerUnreachable)
+        for slot in slots:
+            self._fail(slot, SpawnError(slot.task.task_id, slot.entry.name, str(error), definite))
+
+    def _fail(self, slot: Slot, error: SpawnError) -> None:
+        self._drop(slot)
+        slot.fail(error)
+
+    def _drop(self, slot: Slot) -> None:
+        """Take a slot out of the table, and out of the chain of those that wait for the same task."""
+        first = self._slots.get(slot.task.task_id)
+        if first is slot:
+            if slot.next is None:
+                del self._slots[slot.task.task_id]
+            else:
+                self._slots[slot.task.task_id] = slot.next
+            return
+        while first is not None:
+            if first.next is slot:
+                first.next = slot.next
+            first = first.next
+
+    # -- asking -----------------------------------------------------------------------------------
+
+    async def _ask(self, now: float) -> None:
+        """Read the rows of slots that are late; resubmit those whose row the server lost."""
+        late = [s for s in self._slots.values() if now - s.opened_at > (_SHARED_LATE if s.is_shared else _LATE)]
+        for start in range(0, len(late), _TURN):
+            part = late[start : start + _TURN]
+            for slot, row in zip(part, await self.queue.store.read([s.task.task_id for s in part]), strict=True):
+                if not slot.is_open:
+                    continue
+                slot.opened_at = now  # asked: not again before it is late again
+                if row is None:
+                    self._declared.discard(slot.entry.name)
+                    self._outbox.append(slot)
+                elif row.result is not None:
+                    self._ring(row.result)
+        if self._outbox:
+            self._flush()

@@ -1,0 +1,74 @@
+"""The durable memory of a named batch: which task stood at which index, and how many there were.
+
+A digest per index, in chunks, written before the tasks are published. A rerun under the
+same id is compared with it: another list is refused at the first index that differs,
+before anything of it runs. Sealed with the count when the inputs came to their end.
+"""
+
+import hashlib
+from typing import Final
+
+from murmur.errors import BatchConflict
+from murmur.store import Store
+
+_CHUNK: Final = 512  # digests per stored value
+_DIGEST: Final = 8  # bytes per digest
+
+
+class Manifest:
+    """The manifest of one batch; `check` takes digests in index order."""
+
+    def __init__(self, store: Store, batch_id: str) -> None:
+        self._store = store
+        self._batch_id = batch_id
+        self._count = 0  # digests checked so far
+        self._sealed: int | None = None
+        self._known = b""  # the current chunk as stored
+        self._current = bytearray()  # the current chunk as checked
+
+    async def open(self) -> None:
+        """Read whether the batch was sealed before."""
+        (sealed,) = await self._store.get([self._key("count")])
+        self._sealed = None if sealed is None else int(sealed)
+
+    async def check(self, digests: list[bytes]) -> None:
+        """Compare the next digests with what was begun, and remember those that are new. Raises `BatchConflict`."""
+        if self._sealed is not None and self._count + len(digests) > self._sealed:
+            raise self._conflict(self._sealed, f"it had {self._sealed} tasks, this list is longer")
+        for digest in digests:
+            if not self._current:
+                (stored,) = await self._store.get([self._key(self._count // _CHUNK)])
+                self._known = stored or b""
+            known = self._known[len(self._current) : len(self._current) + _DIGEST]
+            if known and known != digest:
+                raise self._conflict(self._count, "another input or agent")
+            self._current += digest
+            self._count += 1
+            if len(self._current) == _CHUNK * _DIGEST:
+                await self._write()
+                self._current.clear()
+        if self._current:
+            await self._write()
+
+    async def seal(self) -> None:
+        """The inputs came to their end. Raises `BatchConflict` if there were more before."""
+        if self._sealed is None:
+            await self._store.put(self._key("count"), str(self._count).encode())
+        elif self._sealed != self._count:
+            raise self._conflict(self._count, f"it had {self._sealed} tasks, this list ends")
+
+    async def _write(self) -> None:
+        if len(self._current) > len(self._known):
+            self._known = bytes(self._current)
+            await self._store.put(self._key((self._count - 1) // _CHUNK), self._known)
+
+    def _key(self, part: object) -> str:
+        return f"manifest:{self._batch_id}:{part}"
+
+    def _conflict(self, index: int, problem: str) -> BatchConflict:
+        return BatchConflict(batch_id=self._batch_id, index=index, problem=problem)
+
+
+def digest_of(agent: str, task_id: str, body: bytes) -> bytes:
+    """Return what a manifest keeps of one task: 8 bytes over its agent, id and input as encoded."""
+    return hashlib.blake2b(b"\0".join((agent.encode(), task_id.encode(), body)), digest_size=_DIGEST).digest()

@@ -1,0 +1,358 @@
+"""`AgentRuntime`: publish tasks and get one typed result each, in process or over a broker.
+
+Small on purpose: it resolves agents, opens the engine, and begins batches. The window, the
+slots and the inbox stand beside it. Inside an actor `context.runtime` is this same class,
+speaking for the task: what it publishes are that task's children.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Coroutine, Iterable
+from types import TracebackType
+from typing import Any, Self, TypeVar, overload
+
+from murmur import wiring
+from murmur.actor import Actor, Remote
+from murmur.errors import BadSetting, SpawnLimit, UnknownAgent, WrongForm
+from murmur.ids import batch_id_of_children, check_task_id, uuid7
+from murmur.limits import MAX_DEPTH
+from murmur.publisher import Parent
+from murmur.registry import AgentEntry, AgentRef, AnyActor, Registry
+from murmur.runtime.batch import Batch, Terms
+from murmur.runtime.engine import Engine
+from murmur.runtime.handle import Handle
+from murmur.runtime.inputs import Inputs, Stamp
+from murmur.runtime.manifest import Manifest
+from murmur.runtime.progress import Progress, reporting
+from murmur.runtime.slots import Slot
+from murmur.store import Store
+from murmur.task import AgentResult, TaskSpec
+from murmur.task_queue import TaskQueue
+from murmur.transport import Transport
+from murmur.worker.worker import Worker, made_id
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+T = TypeVar("T")
+Tasks = Iterable[In | TaskSpec[In]] | AsyncIterable[In | TaskSpec[In]]
+
+_EMBEDDED_LEASE = 30.0
+
+
+class AgentRuntime:
+    """Publishes tasks to agents and collects their results.
+
+    `broker`: a URL (`redis://…`, `memory://name`) or a transport; None: in process, with a private memory broker and an
+    embedded worker. `store`: where rows and results are kept, default beside the broker. `retention`: seconds they are
+    kept. `no_workers_after`: seconds after which slots end in `NoWorkers` when nobody serves their agent.
+    Opens itself on first use; `async with`, or `aclose()`, ends it.
+    """
+
+    def __init__(
+        self,
+        broker: str | Transport | None = None,
+        *,
+        store: str | Store | None = None,
+        runtime_id: str | None = None,
+        namespace: str = "",
+        retention: float = 86_400.0,
+        no_workers_after: float = 60.0,
+    ) -> None:
+        for name, value in (("retention", retention), ("no_workers_after", no_workers_after)):
+            if not isinstance(value, int | float) or isinstance(value, bool) or value <= 0:
+                raise BadSetting(name=name, value=repr(value), expected="seconds, more than 0")
+        self.broker = broker
+        self.store = store
+        self.runtime_id = check_task_id(runtime_id) if runtime_id is not None else made_id()
+        self.namespace = namespace
+        self.retention = retention
+        self.registry = Registry()
+        self._no_workers_after = no_workers_after
+        self._shown = "this process" if broker is None else wiring.shown(broker)
+        self._parent: Parent | None = None
+        self._engine: Engine | None = None
+        self._embedded: Worker | None = None
+        self._runner: asyncio.Runner | None = None
+        self._queue = None if broker is None else self._connected(broker)
+
+    @classmethod
+    def over(cls, queue: TaskQueue, *, registry: Registry, runtime_id: str, broker: str) -> "AgentRuntime":
+        """Return a runtime that publishes over a worker's own queue; the worker opens and closes that."""
+        runtime = cls.__new__(cls)
+        runtime.broker, runtime.store, runtime.namespace = None, None, queue.topics.namespace
+        runtime.runtime_id, runtime.registry, runtime.retention = runtime_id, registry, 0.0
+        runtime._no_workers_after = 60.0
+        runtime._shown = broker
+        runtime._parent = runtime._embedded = runtime._runner = None
+        runtime._queue = queue
+        runtime._engine = Engine(queue, runtime_id=runtime_id, owns_queue=False)
+        return runtime
+
+    def register(self, actor: AnyActor, *, name: str | None = None) -> None:
+        """Make a class usable by name with this runtime, and with workers that are given it."""
+        self.registry.register(actor, name=name)
+
+    # -- publishing -------------------------------------------------------------------------------
+
+    @overload
+    async def run(
+        self, agent: type[Actor[In, Out]], task: In | TaskSpec[In], *, timeout: float | None = None
+    ) -> AgentResult[Out]: ...
+    @overload
+    async def run(self, agent: str | Remote, task: object, *, timeout: float | None = None) -> AgentResult[Any]: ...
+    async def run(self, agent: Any, task: Any, *, timeout: float | None = None) -> AgentResult[Any]:
+        """Publish one task and return its result; a task's error is in it, not raised. Cancelled: so is the task."""
+        (result,) = await self.gather(agent, [task], timeout=timeout)
+        return result
+
+    @overload
+    async def gather(
+        self,
+        agent: type[Actor[In, Out]],
+        tasks: "Tasks[In]",
+        *,
+        max_concurrency: int = 100,
+        timeout: float | None = None,
+        deadline: float | None = None,
+        batch_id: str | None = None,
+        progress: bool | Progress | None = None,
+    ) -> list[AgentResult[Out]]: ...
+    @overload
+    async def gather(
+        self,
+        agent: str | Remote,
+        tasks: "Tasks[Any]",
+        *,
+        max_concurrency: int = 100,
+        timeout: float | None = None,
+        deadline: float | None = None,
+        batch_id: str | None = None,
+        progress: bool | Progress | None = None,
+    ) -> list[AgentResult[Any]]: ...
+    async def gather(self, agent: Any, tasks: Any, **options: Any) -> list[AgentResult[Any]]:
+        """Publish many tasks and return one result each, in input order.
+
+        Args:
+            agent: an actor class, a registered name, or `Remote`.
+            tasks: inputs or `TaskSpec`s: any iterable, also async, also lazy.
+            max_concurrency: tasks open at once.
+            timeout: seconds per slot, from its publishing to its result.
+            deadline: seconds for the whole batch. Finished slots are kept in both cases.
+            batch_id: names the batch and makes it resumable: the same call again goes on where this one ended.
+            progress: True for a bar on a terminal, or a function of (done, failed, total or None).
+        Raises: UnknownAgent, InputError, DuplicateTaskId, BatchConflict, BrokerUnreachable.
+        """
+        results: dict[int, AgentResult[Any]] = {}
+        async with contextlib.AsyncExitStack() as stack:
+            if self._parent is not None:
+                await stack.enter_async_context(self._parent.parking.parked())
+            async for finished in self._finished(agent, tasks, **options):
+                results.update(finished)
+        return [results[index] for index in range(len(results))]
+
+    @overload
+    def as_completed(
+        self,
+        agent: type[Actor[In, Out]],
+        tasks: "Tasks[In]",
+        *,
+        max_concurrency: int = 100,
+        timeout: float | None = None,
+        deadline: float | None = None,
+        batch_id: str | None = None,
+        progress: bool | Progress | None = None,
+    ) -> AsyncIterator[AgentResult[Out]]: ...
+    @overload
+    def as_completed(
+        self,
+        agent: str | Remote,
+        tasks: "Tasks[Any]",
+        *,
+        max_concurrency: int = 100,
+        timeout: float | None = None,
+        deadline: float | None = None,
+        batch_id: str | None = None,
+        progress: bool | Progress | None = None,
+    ) -> AsyncIterator[AgentResult[Any]]: ...
+    async def as_completed(self, agent: Any, tasks: Any, **options: Any) -> AsyncIterator[AgentResult[Any]]:
+        """Publish many tasks and yield results as they come. Arguments as `gather`."""
+        async with contextlib.aclosing(self._finished(agent, tasks, parks_waits=True, **options)) as batches:
+            async for finished in batches:
+                for _, result in finished:
+                    yield result
+
+    @overload
+    async def submit(self, agent: type[Actor[In, Out]], task: In | TaskSpec[In]) -> Handle[Out]: ...
+    @overload
+    async def submit(self, agent: str | Remote, task: object) -> Handle[Any]: ...
+    async def submit(self, agent: Any, task: Any) -> Handle[Any]:
+        """Publish one task; return its handle once the broker has it. Raises `SpawnError`, `InputError`."""
+        entry = self.registry.resolve(agent)
+        engine = await self._opened(entry)
+        prepared = self._stamp(entry, engine, batch_id=None, deadline=None, timeout=None).prepare(0, task)
+        handle: Handle[Any] = Handle(engine, self._parent)
+        slot = Slot(handle, entry, 0, prepared.task, opened_at=asyncio.get_running_loop().time())
+        await handle.published(slot)
+        return handle
+
+    def run_sync(self, agent: Any, task: Any, *, timeout: float | None = None) -> AgentResult[Any]:
+        """`run` for scripts and notebooks without a running loop. May be called again and again."""
+        return self._blocking(self.run(agent, task, timeout=timeout), "run_sync", "await runtime.run(…)")
+
+    def gather_sync(self, agent: Any, tasks: Any, **options: Any) -> list[AgentResult[Any]]:
+        """`gather` for scripts and notebooks without a running loop. May be called again and again."""
+        return self._blocking(self.gather(agent, tasks, **options), "gather_sync", "await runtime.gather(…)")
+
+    def speaking_for(self, parent: Parent) -> "AgentRuntime":
+        """Return this runtime bound to a task: what it publishes are that task's children."""
+        bound = type(self).__new__(type(self))
+        bound.__dict__.update(self.__dict__)
+        bound._parent = parent
+        bound._owner = self  # type: ignore[attr-defined]  # keeps what opens lazily in one place
+        return bound
+
+    # -- life -------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        await self._engine_of().open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Stop listening and disconnect. Tasks that are open on a broker stay there. Idempotent."""
+        embedded, self._embedded = self._embedded, None
+        engine, self._engine = self._engine, None
+        if embedded is not None:
+            await embedded.stop()
+        if engine is not None:
+            await engine.close()
+        self._queue = None if self.broker is None else self._connected(self.broker)
+
+    def close(self) -> None:
+        """End what `run_sync` and `gather_sync` opened. Idempotent."""
+        if self._runner is not None:
+            self._runner.run(self.aclose())
+            self._runner.close()
+            self._runner = None
+
+    # -- inside -----------------------------------------------------------------------------------
+
+    async def _finished(
+        self,
+        agent: AgentRef,
+        tasks: Any,
+        *,
+        max_concurrency: int = 100,
+        timeout: float | None = None,
+        deadline: float | None = None,
+        batch_id: str | None = None,
+        progress: bool | Progress | None = None,
+        parks_waits: bool = False,
+    ) -> AsyncGenerator[list[tuple[int, AgentResult[Any]]], None]:
+        _check(max_concurrency=max_concurrency, timeout=timeout, deadline=deadline, batch_id=batch_id)
+        entry = self.registry.resolve(agent)
+        inputs = Inputs(tasks)
+        engine = await self._opened(entry)
+        stamp = self._stamp(entry, engine, batch_id=batch_id, deadline=deadline, timeout=timeout)
+        manifest = None
+        if batch_id is not None:
+            manifest = Manifest(engine.queue.store, batch_id)
+            await manifest.open()
+        with reporting(progress, agent=entry.name) as tell:
+            terms = Terms(
+                max_concurrency=max_concurrency,
+                timeout=timeout,
+                deadline=deadline,
+                no_workers_after=self._no_workers_after,
+                broker=self._shown,
+                progress=tell,
+                parking=self._parent.parking if self._parent is not None and parks_waits else None,
+            )
+            batch = Batch(engine, stamp, inputs, terms, manifest=manifest)
+            async with contextlib.aclosing(batch.results()) as finished:
+                async for some in finished:
+                    yield some
+
+    def _stamp(
+        self, entry: AgentEntry, engine: Engine, *, batch_id: str | None, deadline: float | None, timeout: float | None
+    ) -> Stamp:
+        if self._parent is not None:
+            if self._parent.depth + 1 > MAX_DEPTH:
+                raise SpawnLimit(f"a task at depth {self._parent.depth + 1} below {self._parent.root_id}", MAX_DEPTH)
+            batch = batch_id or batch_id_of_children(self._parent.task_id, self._parent.next_gather())
+        else:
+            batch = batch_id or uuid7()
+        return Stamp(
+            entry=entry,
+            batch_id=batch,
+            is_repeatable=batch_id is not None or self._parent is not None,
+            keep=batch_id is not None,
+            topic=engine.queue.topics.tasks(entry.name),
+            reply_to=engine.inbox,
+            expires_at=None if deadline is None or batch_id else time.time() + deadline,
+            slot_timeout=None if batch_id else timeout,
+            parent=self._parent,
+        )
+
+    async def _opened(self, entry: AgentEntry) -> Engine:
+        owner: AgentRuntime = getattr(self, "_owner", self)
+        engine = owner._engine_of()
+        await engine.open()
+        if owner._queue_is_private():
+            if entry.actor is None:
+                raise UnknownAgent(entry.name, self.registry.names)
+            await owner._serving(entry.actor)
+        await engine.declare(entry.name)
+        return engine
+
+    def _queue_is_private(self) -> bool:
+        return self._embedded is not None
+
+    def _engine_of(self) -> Engine:
+        if self._engine is None:
+            if self._queue is None:
+                self._queue = self._connected("memory://")
+                self._embedded = Worker.embedded(
+                    self._queue, self, self.registry, worker_id=self.runtime_id, lease=_EMBEDDED_LEASE
+                )
+            self._engine = Engine(self._queue, runtime_id=self.runtime_id, owns_queue=True)
+        return self._engine
+
+    async def _serving(self, actor: AnyActor) -> None:
+        assert self._embedded is not None
+        await self._embedded.start()
+        await self._embedded.serve(actor)
+
+    def _connected(self, broker: str | Transport) -> TaskQueue:
+        return wiring.connect(
+            broker,
+            store=self.store,
+            namespace=self.namespace,
+            consumer_id=self.runtime_id,
+            lease=_EMBEDDED_LEASE if self.broker is None else None,
+            retention=self.retention,
+        )
+
+    def _blocking(self, work: Coroutine[Any, Any, T], used: str, instead: str) -> T:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            self._runner = self._runner or asyncio.Runner()
+            return self._runner.run(work)
+        work.close()
+        raise WrongForm(used=f"{used} inside a running event loop", instead=instead)
+
+
+def _check(*, max_concurrency: object, timeout: object, deadline: object, batch_id: str | None) -> None:
+    if not isinstance(max_concurrency, int) or isinstance(max_concurrency, bool) or max_concurrency < 1:
+        raise BadSetting(name="max_concurrency", value=repr(max_concurrency), expected="a whole number of at least 1")
+    for name, value in (("timeout", timeout), ("deadline", deadline)):
+        if value is not None and (not isinstance(value, int | float) or value <= 0):
+            raise BadSetting(name=name, value=repr(value), expected="seconds, more than 0, or None")
+    if batch_id is not None:
+        check_task_id(batch_id)

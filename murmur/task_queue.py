@@ -1,0 +1,256 @@
+"""The delivery protocol: a transport and a store, joined in the one order that loses nothing.
+
+Publishing: row first, then the message. Working: message, grant, run, terminal row, result
+message, settle. Where the store lives in the broker (`Store.moves_messages`) it does these
+steps at once and they are left out here; everything else, users' code included, sees no
+difference. Nothing is decided here, and nothing retried: callers know what is worth it.
+"""
+
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+
+from attrs import frozen
+from loguru import logger
+
+from murmur.envelope import (
+    DeadLetter,
+    TaskMessage,
+    check_json,
+    decode_task,
+    encode,
+)
+from murmur.errors import BadEnvelope, BadTaskId
+from murmur.ids import check_task_id
+from murmur.names import Topics
+from murmur.store import (
+    Admission,
+    Burial,
+    Busy,
+    Claim,
+    Completion,
+    Failure,
+    Finished,
+    GrantRequest,
+    NewTask,
+    State,
+    Store,
+    Written,
+)
+from murmur.transport import Delivery, Outgoing, Refusal, TopicKind, TopicSpec, Transport
+
+GROUP = "workers"
+_INBOX_READ = 1000  # results one read of an inbox takes at most
+
+
+@frozen(eq=False)
+class Work:
+    """A task that may start now: the right to it, and its envelope."""
+
+    claim: Claim
+    message: TaskMessage
+
+
+@frozen(eq=False)
+class Release:
+    """A task given back uncounted, to be available after `delay` seconds."""
+
+    claim: Claim
+    delay: float = 0.0
+
+
+Ending = Completion | Failure | Release | Burial
+
+
+class TaskQueue:
+    """Tasks of one namespace between publishers and workers."""
+
+    def __init__(self, transport: Transport, store: Store, topics: Topics) -> None:
+        self.transport = transport
+        self.store = store
+        self.topics = topics
+
+    async def open(self, *, owner: str, lease: float | None) -> None:
+        """Connect both. Raises `BrokerUnreachable`, `BrokerRefused` within 10 s."""
+        await self.transport.open(())
+        await self.store.open(owner=owner, lease=lease)
+
+    async def close(self, *, grace: float = 5.0) -> None:
+        """Give back what is ours, then disconnect."""
+        await self.transport.close(grace=grace)
+        await self.store.close()
+
+    # -- publishers -------------------------------------------------------------------------------
+
+    async def open_tasks(self, agents: Sequence[str], *, lease: float | None = None) -> None:
+        """Declare the mailboxes of agents, so that what is published before any worker exists waits for it."""
+        await self.transport.open(
+            [TopicSpec(name=self.topics.tasks(a), lease=lease, dead_topic=self.topics.dead(a)) for a in agents]
+        )
+
+    async def open_inbox(self, inbox: str) -> None:
+        """Declare one publisher's reply inbox."""
+        await self.transport.open([TopicSpec(name=inbox, kind=TopicKind.INBOX)])
+
+    async def submit(self, tasks: Sequence[NewTask]) -> Sequence[Admission | Refusal]:
+        """Admit tasks and put their messages into the mailboxes; one answer each, in order."""
+        admissions = await self.store.admit(tasks)
+        if self.store.moves_messages:
+            return admissions
+        # A row that is QUEUED but not new may be one whose publisher died before this step:
+        # a second message is harmless, for only one grant can succeed.
+        waiting = [i for i, admission in enumerate(admissions) if admission.state is State.QUEUED]
+        receipts = await self.transport.publish(
+            [Outgoing(topic=t.topic, body=t.body, id=t.task_id, headers=t.headers) for t in (tasks[i] for i in waiting)]
+        )
+        answers: list[Admission | Refusal] = list(admissions)
+        for i, receipt in zip(waiting, receipts, strict=True):
+            if isinstance(receipt, Refusal):
+                answers[i] = receipt
+        return answers
+
+    async def replies(self, inbox: str, *, wait: float) -> Sequence[Delivery]:
+        """Return encoded ResultMessages that came into an inbox, as soon as there is one."""
+        return await self.transport.receive("", {inbox: _INBOX_READ}, credit=_INBOX_READ, wait=wait)
+
+    async def cancel(self, results: Mapping[str, bytes]) -> Mapping[str, State]:
+        """End tasks that have not ended; their publishers get the given results. See `Store.cancel`."""
+        return await self.store.cancel(results)
+
+    # -- workers ----------------------------------------------------------------------------------
+
+    async def take(self, agents: Mapping[str, int], *, credit: int, wait: float) -> Sequence[Work]:
+        """Wait for tasks and return those that may start: at most `credit`, and `agents[name]` of each agent."""
+        topics = {self.topics.tasks(agent): most for agent, most in agents.items()}
+        deliveries = await self.transport.receive(GROUP, topics, credit=credit, wait=wait)
+        if not deliveries:
+            return ()
+        requests: list[GrantRequest] = []
+        messages: list[TaskMessage] = []
+        for delivery in deliveries:
+            try:
+                message = self._opened(delivery)
+            except BadEnvelope as error:
+                await self._quarantine(delivery, error)
+                continue
+            messages.append(message)
+            requests.append(
+                GrantRequest(delivery=delivery, task_id=message.task_id, agent=message.agent, reply_to=message.reply_to)
+            )
+        return await self._granted(requests, messages)
+
+    async def settle(self, endings: Sequence[Ending]) -> Sequence[Written]:
+        """Write how attempts ended, then ring and settle; one answer each, in order. May be repeated as a whole."""
+        groups: dict[type, list[int]] = {}
+        for at, ending in enumerate(endings):
+            groups.setdefault(type(ending), []).append(at)
+        answers: dict[int, Written] = {}
+        for kind, places in groups.items():
+            answers.update(zip(places, await self._write(kind, [endings[at] for at in places]), strict=True))
+        return [answers[at] for at in range(len(endings))]
+
+    def lost(self) -> AsyncIterator[Delivery]:
+        """Yield deliveries that are no longer ours. See `Transport.lost`."""
+        return self.transport.lost()
+
+    # -- the steps a store of its own leaves to us ------------------------------------------------
+
+    async def _granted(self, requests: list[GrantRequest], messages: list[TaskMessage]) -> Sequence[Work]:
+        work = []
+        for grant, message in zip(await self.store.grant(requests), messages, strict=True):
+            if type(grant) is Claim:
+                work.append(Work(grant, message))
+            elif type(grant) is Finished:
+                await self._answer_again(grant, message)
+            elif type(grant) is Busy:
+                await self.transport.release([grant.delivery], delay=grant.retry_after)
+        return work
+
+    async def _answer_again(self, grant: Finished, message: TaskMessage) -> None:
+        """A redelivery after the end: the stored result is sent again, user code does not run."""
+        if self.store.moves_messages:
+            return
+        emit = []
+        if grant.result is not None and message.reply_to is not None:
+            emit = [Outgoing(topic=message.reply_to, body=grant.result, id=f"{grant.task_id}:result")]
+        await self.transport.ack([grant.delivery], emit=emit)
+
+    async def _write(self, kind: type, endings: Sequence[Any]) -> Sequence[Written]:
+        if kind is Completion:
+            return await self._complete(endings)
+        if kind is Failure:
+            return await self._fail(endings)
+        if kind is Release:
+            return await self._release(endings)
+        return await self._bury(endings)
+
+    async def _complete(self, completions: Sequence[Completion]) -> Sequence[Written]:
+        written = await self.store.complete(completions)
+        if not self.store.moves_messages:
+            await self._ring([(c.claim, c.result) for c in completions], written)
+        return written
+
+    async def _bury(self, burials: Sequence[Burial]) -> Sequence[Written]:
+        written = await self.store.bury(burials)
+        if not self.store.moves_messages:
+            await self._ring([(b.claim, b.result) for b in burials], written)
+        return written
+
+    async def _ring(self, results: Sequence[tuple[Claim, bytes]], written: Sequence[Written]) -> None:
+        emit, ours, stale = [], [], []
+        for (claim, result), answer in zip(results, written, strict=True):
+            if answer is Written.STALE:
+                stale.append(claim.delivery)
+                continue
+            ours.append(claim.delivery)
+            if claim.reply_to is not None:
+                emit.append(Outgoing(topic=claim.reply_to, body=result, id=f"{claim.task_id}:result"))
+        if ours:
+            await self.transport.ack(ours, emit=emit)
+        if stale:  # if the message is still ours, its row ended or moved on: the next grant of it finds out
+            await self.transport.release(stale)
+
+    async def _fail(self, failures: Sequence[Failure]) -> Sequence[Written]:
+        written = await self.store.fail(failures)
+        if not self.store.moves_messages:
+            for failure in failures:
+                await self.transport.release([failure.claim.delivery], delay=failure.delay, counted=failure.crashed)
+        return written
+
+    async def _release(self, releases: Sequence[Release]) -> Sequence[Written]:
+        written: list[Written] = []
+        for release in releases:
+            written += await self.store.release([release.claim], delay=release.delay)
+        if not self.store.moves_messages:
+            for release in releases:
+                await self.transport.release([release.claim.delivery], delay=release.delay)
+        return written
+
+    # -- what is no envelope ----------------------------------------------------------------------
+
+    def _opened(self, delivery: Delivery) -> TaskMessage:
+        message = decode_task(delivery.body)
+        agent = self.topics.agent_of(delivery.topic)
+        if message.agent != agent:
+            raise BadEnvelope(problem=f"it is addressed to {message.agent!r} but came on the topic of {agent!r}")
+        try:
+            check_task_id(message.task_id)
+        except BadTaskId as error:
+            raise BadEnvelope(problem=str(error)) from None
+        return message
+
+    async def _quarantine(self, delivery: Delivery, error: BadEnvelope) -> None:
+        """Move bytes nobody can run to the dead letters, as they were, and go on."""
+        agent = self.topics.agent_of(delivery.topic)
+        logger.warning("{}: a message on {} was dead-lettered: {}", error.code, delivery.topic, error)
+        await self.transport.dead(delivery, encode(_letter_of(delivery, agent, str(error))))
+
+
+def _letter_of(delivery: Delivery, agent: str, reason: str) -> DeadLetter:
+    letter = DeadLetter(reason=reason, dead_at=time.time(), agent=agent, deliveries=delivery.deliveries)
+    try:
+        check_json(delivery.body)
+        letter.body = delivery.body.decode("utf-8")
+    except BadEnvelope:
+        letter.body = delivery.body.decode("latin-1")
+    return letter

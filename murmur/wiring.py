@@ -1,0 +1,102 @@
+"""The one place that knows which adapter serves which URL: the composition root.
+
+Adapters are named here and imported when one is used, so that `import murmur` loads no
+broker client, and no room imports another one outside its wall.
+"""
+
+import importlib
+from typing import Any, Final
+
+from murmur.broker_url import BrokerURL
+from murmur.errors import BadURL, MissingExtra
+from murmur.names import Topics
+from murmur.store import Store
+from murmur.task_queue import TaskQueue
+from murmur.transport import Transport
+
+_TRANSPORTS: Final = {
+    "memory": ("murmur.transports.memory", ""),
+    "redis": ("murmur.transports.redis", "redis"),
+    "rediss": ("murmur.transports.redis", "redis"),
+    "unix": ("murmur.transports.redis", "redis"),
+}
+_STORES: Final = {
+    "memory": ("murmur.stores.memory", ""),
+    "redis": ("murmur.stores.redis", "redis"),
+    "rediss": ("murmur.stores.redis", "redis"),
+    "unix": ("murmur.stores.redis", "redis"),
+}
+_PUBLISHER: Final = "murmur.runtime.runtime"
+
+
+def connect(
+    broker: str | Transport,
+    *,
+    store: str | Store | None,
+    namespace: str,
+    consumer_id: str,
+    lease: float | None,
+    retention: float,
+) -> TaskQueue:
+    """Return the task queue of a broker, and a store beside it; nothing is connected yet.
+
+    Args:
+        broker: a URL, or a transport object.
+        store: a URL or a store object; None: the broker's own place for rows.
+        namespace: put before every topic.
+        consumer_id: this process's stable name on the broker.
+        lease: seconds a task stays ours without renewal; None: for ever.
+        retention: seconds results, rows and keys are kept.
+    Raises: BadURL, MissingExtra.
+    """
+    transport = (
+        _transport(broker, consumer_id=consumer_id, namespace=namespace, lease=lease)
+        if isinstance(broker, str)
+        else broker
+    )
+    if store is None or isinstance(store, str):
+        store = _store(_store_url(broker, store), namespace=namespace, retention=retention, mailbox=transport)
+    return TaskQueue(transport, store, Topics(namespace))
+
+
+def publisher_over(queue: TaskQueue, **settings: Any) -> Any:
+    """Return an AgentRuntime that publishes over a worker's own queue."""
+    return importlib.import_module(_PUBLISHER).AgentRuntime.over(queue, **settings)
+
+
+def shown(broker: str | Transport) -> str:
+    """Return a broker as it may be shown to people: a URL without its password, or a class name."""
+    return str(BrokerURL.parse(broker)) if isinstance(broker, str) else type(broker).__name__
+
+
+def _store_url(broker: str | Transport, store: str | None) -> str:
+    if store is not None:
+        return store
+    if not isinstance(broker, str):
+        return "memory://"
+    if BrokerURL.parse(broker).scheme not in _STORES:
+        raise BadURL(url=shown(broker), problem='this broker keeps no rows; name a store beside it: store="redis://…"')
+    return broker
+
+
+def _transport(url: str, *, consumer_id: str, namespace: str, lease: float | None) -> Transport:
+    made: Transport = _adapter(url, _TRANSPORTS).connect(url, consumer_id=consumer_id, namespace=namespace, lease=lease)
+    return made
+
+
+def _store(url: str, *, namespace: str, retention: float, mailbox: Transport) -> Store:
+    made: Store = _adapter(url, _STORES).connect(url, namespace=namespace, retention=retention, mailbox=mailbox)
+    return made
+
+
+def _adapter(url: str, table: dict[str, tuple[str, str]]) -> Any:
+    parsed = BrokerURL.parse(url)
+    if parsed.scheme not in table:
+        raise BadURL(url=str(parsed), problem=f"{parsed.scheme}:// is not served yet; there are {', '.join(table)}")
+    module, extra = table[parsed.scheme]
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("murmur"):
+            raise
+        raise MissingExtra(package=error.name, extra=extra) from error

@@ -1,0 +1,5 @@
+"""Workers: they take tasks off the broker, keep actors alive, and hand results back."""
+
+from murmur.worker.worker import Worker
+
+__all__ = ["Worker"]

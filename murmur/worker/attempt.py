@@ -1,0 +1,232 @@
+"""One attempt at one task: structure the input, let the actor work, and say how it ended.
+
+Whatever user code does ends here in a value: an output, an error of any kind, a stray
+cancellation, an exit. Only the worker's own reasons to stop (`Stop`) are told apart, by what
+was noted before the cancel, never by what came back.
+"""
+
+import asyncio
+import enum
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from murmur.actor import Actor
+from murmur.codec import Misfit
+from murmur.context import Context
+from murmur.envelope import TaskMessage
+from murmur.errors import InputError, OutputError, TaskTimeout
+from murmur.publisher import Parent, Publisher
+from murmur.store import Claim
+from murmur.task_queue import TaskQueue, Work
+from murmur.worker.host import Host
+from murmur.worker.slots import Slots
+
+
+class Stop(enum.Enum):
+    """Why a worker ends an attempt that has not ended by itself."""
+
+    TIMEOUT = "timeout"  # the attempt's own clock
+    LOST = "lost"  # another worker owns the task, or it was cancelled
+    DRAIN = "drain"  # the worker goes, or its actors are restarted
+
+
+class Output:
+    """The attempt returned this, encoded."""
+
+    __slots__ = ("body",)
+
+    def __init__(self, body: bytes) -> None:
+        self.body = body
+
+
+class Raised:
+    """The attempt raised, and its actor, if it came to that, said what it means."""
+
+    __slots__ = ("error", "instance")
+
+    def __init__(self, error: BaseException, instance: Actor[Any, Any] | None) -> None:
+        self.error = error
+        self.instance = instance
+
+
+class Stopped:
+    """The worker ended it."""
+
+    __slots__ = ("instance", "why")
+
+    def __init__(self, why: Stop, instance: Actor[Any, Any] | None) -> None:
+        self.why = why
+        self.instance = instance
+
+
+End = Output | Raised | Stopped
+
+
+class StrayCancellation(RuntimeError):
+    """User code let a cancellation escape that nobody of ours had asked for."""
+
+    def __init__(self) -> None:
+        super().__init__("the actor was cancelled from inside: a task or scope it awaited was cancelled")
+
+
+class Attempt:
+    """A running attempt. Also the `Journal` and the `Parking` its actor reaches through its context."""
+
+    __slots__ = (
+        "_clock_left",
+        "_clock_since",
+        "_queue",
+        "_slots",
+        "_timer",
+        "began",
+        "host",
+        "parent",
+        "stop_reason",
+        "task",
+        "work",
+    )
+
+    def __init__(self, work: Work, host: Host, *, queue: TaskQueue, slots: Slots) -> None:
+        self.work = work
+        self.host = host
+        self.task: asyncio.Task[None] | None = None
+        self.stop_reason: Stop | None = None
+        self.began = time.perf_counter()
+        self._queue = queue
+        self._slots = slots
+        self._timer: asyncio.TimerHandle | None = None
+        self._clock_left: float | None = None
+        self._clock_since = 0.0
+        message = work.message
+        self.parent = Parent(
+            task_id=message.task_id,
+            root_id=message.root_id or message.task_id,
+            depth=message.depth,
+            headers=message.headers,
+            parking=self,
+        )
+
+    @property
+    def claim(self) -> Claim:
+        """The right to run it."""
+        return self.work.claim
+
+    @property
+    def message(self) -> TaskMessage:
+        """The task."""
+        return self.work.message
+
+    @property
+    def duration_ms(self) -> int:
+        """How long it has been running, milliseconds."""
+        return int((time.perf_counter() - self.began) * 1000)
+
+    def stop(self, why: Stop) -> None:
+        """End it from outside; the first reason counts."""
+        if self.stop_reason is None and self.task is not None:
+            self.stop_reason = why
+            self.task.cancel()
+
+    async def run(self, publisher: Publisher) -> End:
+        """Run it to its end; never raises."""
+        instance: Actor[Any, Any] | None = None
+        try:
+            value = self._input()
+            instance = await self.host.instance()
+            instance.context = self._context(publisher)
+            self._start_clock(self.message.timeout if self.message.timeout is not None else self.host.actor.timeout)
+            output = await instance.receive(value)
+            self._stop_clock()
+            body = self._encoded(output)
+        except BaseException as error:  # noqa: BLE001  user code: everything it raises becomes a value
+            self._stop_clock()
+            return self._ended(error, instance)
+        if self.stop_reason is not None and self.stop_reason is not Stop.DRAIN:
+            return Stopped(self.stop_reason, instance)  # it swallowed the cancel: its time was over all the same
+        self.host.give_back(instance)
+        return Output(body)
+
+    # -- what its actor reaches -------------------------------------------------------------------
+
+    async def record(self, name: str, value: bytes) -> bytes:
+        """See `Journal`."""
+        return await self._queue.store.record(self.claim, name, value)
+
+    async def recorded(self, name: str) -> bytes | None:
+        """See `Journal`."""
+        return await self._queue.store.recorded(self.claim.task_id, name)
+
+    @asynccontextmanager
+    async def parked(self) -> AsyncIterator[None]:
+        """See `Parking`."""
+        self._stop_clock()
+        async with self._slots.parking():
+            yield
+        self._start_clock(self._clock_left)
+
+    # -- inside -----------------------------------------------------------------------------------
+
+    def _input(self) -> Any:
+        codec = self.host.entry.input
+        try:
+            return codec.decode(self.message.input)
+        except Misfit as misfit:
+            raise InputError(self.host.entry.name, codec.type_name, misfit.problems) from None
+
+    def _encoded(self, output: object) -> bytes:
+        codec = self.host.entry.output
+        try:
+            return codec.encode_checked(output)
+        except Misfit as misfit:
+            raise OutputError(self.host.entry.name, self.claim.task_id, codec.type_name, misfit.problems) from misfit
+
+    def _ended(self, error: BaseException, instance: Actor[Any, Any] | None) -> End:
+        if self.stop_reason is not None:
+            if self.task is not None:
+                self.task.uncancel()
+            return Stopped(self.stop_reason, instance)
+        if isinstance(error, asyncio.CancelledError):
+            error = StrayCancellation()
+        return Raised(error, instance)
+
+    def _context(self, publisher: Publisher) -> Context:
+        message = self.message
+        return Context(
+            task_id=message.task_id,
+            agent=message.agent,
+            batch_id=message.batch_id,
+            attempt=self.claim.attempts,
+            token=self.claim.token,
+            deadline=message.deadline,
+            idempotency_key=message.idempotency_key or message.task_id,
+            headers=message.headers,
+            journal=self,
+            publisher=publisher,
+            parent=self.parent,
+        )
+
+    def _start_clock(self, seconds: float | None) -> None:
+        if seconds is None:
+            return
+        loop = asyncio.get_running_loop()
+        self._clock_left, self._clock_since = seconds, loop.time()
+        self._timer = loop.call_later(max(seconds, 0.0), self.stop, Stop.TIMEOUT)
+
+    def _stop_clock(self) -> None:
+        if self._timer is not None and self._clock_left is not None:
+            self._timer.cancel()
+            self._timer = None
+            self._clock_left -= asyncio.get_running_loop().time() - self._clock_since
+
+
+def timed_out(attempt: Attempt) -> TaskTimeout:
+    """Return the error of an attempt whose clock ran out."""
+    limit = attempt.message.timeout if attempt.message.timeout is not None else attempt.host.actor.timeout
+    return TaskTimeout(
+        task_id=attempt.claim.task_id,
+        agent=attempt.host.entry.name,
+        error_type=TaskTimeout.__name__,
+        message=f"an attempt took longer than {limit:g} s",
+    )

@@ -1,0 +1,36 @@
+"""What a worker prints when it starts: where it listens, to whom, and with how much."""
+
+from collections.abc import Sequence
+
+from murmur.names import Topics
+
+
+def banner(
+    *,
+    broker: str,
+    runtime_id: str,
+    agents: Sequence[str],
+    topics: Topics,
+    concurrency: int,
+    prefetch: int,
+    processes: int,
+    lease: float | None,
+) -> str:
+    """Return the banner, several lines, without the broker's password."""
+    lines = [
+        "murmur worker",
+        f"  broker       {broker}",
+        f"  runtime id   {runtime_id}",
+        f"  concurrency  {concurrency}",
+        f"  prefetch     {prefetch}",
+        f"  processes    {processes}" + ("  (actors run in this process)" if processes == 0 else ""),
+        f"  lease        {f'{lease:g} s, renewed' if lease else 'off'}",
+        "  agents",
+    ]
+    lines += [
+        f"    {agent}: {topics.tasks(agent)} -> {topics.results(agent)}, dead letters {topics.dead(agent)}"
+        for agent in agents
+    ]
+    if broker.startswith("memory://"):
+        lines.append("  memory:// serves nobody outside this process, and forgets everything when it ends (I1)")
+    return "\n".join(lines) + "\n"

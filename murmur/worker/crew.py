@@ -1,0 +1,204 @@
+"""Everything that runs in one worker: begins attempts, concludes them, and ends them when told to.
+
+One task of the event loop per attempt. What an attempt's end means is asked of
+`murmur.outcome`, put into bytes by `Endings` and written by the `Settler`; this module
+connects them, and is the one loop in which a bug of ours may not cost a paid result.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from attrs import field, frozen
+from loguru import logger
+
+from murmur.actor import Actor
+from murmur.errors import ActorBroken, PayloadTooLarge, TaskLost
+from murmur.outcome import Answer, Bury, Expire, GiveBack, after_failure, before_start
+from murmur.policy import Directive, default_directive
+from murmur.publisher import Publisher
+from murmur.store import Claim
+from murmur.task_queue import Ending, Release, TaskQueue, Work
+from murmur.worker.attempt import Attempt, Output, Raised, Stop, Stopped, timed_out
+from murmur.worker.endings import Endings
+from murmur.worker.hooks import Hooks, call
+from murmur.worker.host import Host
+from murmur.worker.settler import Settler
+from murmur.worker.slots import Slots
+
+_BROKEN_PAUSE = 1.0  # seconds a task is away whose actor could not be started
+
+
+@frozen
+class Crew:
+    """The running attempts of one worker, by task id. `escalated` is set by an error that its actor escalates."""
+
+    queue: TaskQueue
+    slots: Slots
+    settler: Settler
+    endings: Endings
+    hooks: Hooks
+    publisher: Publisher
+    hosts: dict[str, Host] = field(factory=dict)
+    running: dict[str, Attempt] = field(factory=dict)
+    escalated: asyncio.Event = field(factory=asyncio.Event)
+
+    def room(self) -> Mapping[str, int]:
+        """Return how many messages each agent may take now; agents that may take none are left out."""
+        free = self.slots.free
+        room = {
+            name: free if host.room is None else min(host.room, free)
+            for name, host in self.hosts.items()
+            if host.serves
+        }
+        return {name: most for name, most in room.items() if most > 0}
+
+    def begin(self, work: Work) -> None:
+        """Start an attempt at a granted task."""
+        host = self.hosts[work.message.agent]
+        attempt = Attempt(work, host, queue=self.queue, slots=self.slots)
+        host.running += 1
+        self.running[work.message.task_id] = attempt
+        has_slot = self.slots.try_enter()
+        attempt.task = asyncio.get_running_loop().create_task(self._run(attempt, has_slot=has_slot))
+
+    def lose(self, claim_of: object) -> None:
+        """A delivery, or a task by its id, is no longer ours: end its attempt, write nothing."""
+        for attempt in [self.running.get(claim_of)] if isinstance(claim_of, str) else list(self.running.values()):
+            if attempt is not None and (isinstance(claim_of, str) or attempt.claim.delivery is claim_of):
+                attempt.stop(Stop.LOST)
+
+    def claims(self) -> list[Claim]:
+        """Return the rights this worker holds now."""
+        return [attempt.claim for attempt in self.running.values()]
+
+    async def drain(self, within: float) -> None:
+        """Let running attempts end for `within` seconds, then give the rest back uncounted."""
+        if self.running:
+            await asyncio.wait([a.task for a in self.running.values() if a.task], timeout=within)
+        await self.stop_all()
+        for host in self.hosts.values():
+            await host.stop("drain")
+
+    async def stop_all(self) -> None:
+        """Give every running task back, uncounted; wait for the attempts to end, but not for ever."""
+        tasks = [attempt.task for attempt in self.running.values() if attempt.task]
+        for attempt in list(self.running.values()):
+            attempt.stop(Stop.DRAIN)
+        if tasks:
+            _, stuck = await asyncio.wait(tasks, timeout=5.0)
+            for attempt in list(self.running.values()):
+                if attempt.task in stuck:
+                    logger.error("{} ignores its cancellation; its task is given back", attempt.claim.task_id)
+                    self.settler.settle(Release(attempt.claim))
+
+    # -- one attempt ------------------------------------------------------------------------------
+
+    async def _run(self, attempt: Attempt, *, has_slot: bool) -> None:
+        try:
+            if not has_slot:
+                await self.slots.enter()
+            await self._attempt(attempt)
+        except BaseException as error:  # noqa: BLE001  ours, or a cancel outside user code: the task goes back
+            if not isinstance(error, asyncio.CancelledError):
+                logger.exception("the worker broke at task {}", attempt.claim.task_id)
+            if attempt.stop_reason is not Stop.LOST:
+                self.settler.settle(Release(attempt.claim, _BROKEN_PAUSE))
+        finally:
+            if self.running.get(attempt.claim.task_id) is attempt:
+                del self.running[attempt.claim.task_id]
+            attempt.host.running -= 1
+            self.slots.leave()
+
+    async def _attempt(self, attempt: Attempt) -> None:
+        claim, message, host = attempt.claim, attempt.message, attempt.host
+        decision = before_start(claim, message, host.redelivery, now=time.time())
+        if isinstance(decision, Expire):
+            self.settler.settle(self.endings.expired(claim, message))
+            return
+        if isinstance(decision, Bury):
+            last = claim.errors[-1] if claim.errors else None
+            kind, text = (
+                (last.error_type, last.message)
+                if last
+                else (TaskLost.__name__, f"the task was given up: {decision.reason}")
+            )
+            error = TaskLost(claim.task_id, message.agent, kind, text)
+            self.settler.settle(self.endings.buried(claim, message, decision.reason, error))
+            return
+        if self.hooks.start:
+            await call(self.hooks.start, claim.task_id, message.agent)
+        end = await attempt.run(self.publisher)
+        if isinstance(end, Output):
+            await self._completed(attempt, end)
+        elif isinstance(end, Raised):
+            await self._raised(attempt, end.error, end.instance)
+        else:
+            await self._stopped(attempt, end)
+
+    async def _completed(self, attempt: Attempt, end: Output) -> None:
+        duration = attempt.duration_ms
+        try:
+            ending: Ending = self.endings.output(attempt.claim, attempt.message, end.body, duration_ms=duration)
+        except PayloadTooLarge as error:
+            await self._raised(attempt, error, None)
+            return
+        self.settler.settle(ending)
+        if self.hooks.complete:
+            await call(self.hooks.complete, attempt.claim.task_id, attempt.message.agent, duration)
+
+    async def _raised(self, attempt: Attempt, error: BaseException, instance: Actor[Any, Any] | None) -> None:
+        claim, message, host = attempt.claim, attempt.message, attempt.host
+        if isinstance(error, ActorBroken):
+            self.settler.settle(Release(claim, _BROKEN_PAUSE))
+            return
+        directive = Directive.RESUME if instance is None else _directive(instance, error)
+        verdict = after_failure(directive, claim, host.redelivery, random=random.random())  # noqa: S311  jitter
+        self.settler.settle(self.endings.failed(claim, message, error, verdict, duration_ms=attempt.duration_ms))
+        _log(attempt, error, verdict)
+        if instance is not None:
+            if directive is Directive.RESUME:
+                host.give_back(instance)
+            else:
+                await host.drop(instance, error, message.input)
+        if directive is Directive.STOP:
+            host.is_stopped = True
+            host.on_held(host, "stopped by the directive of an error")
+        elif directive is Directive.ESCALATE:
+            self.escalated.set()
+        if self.hooks.error:
+            await call(self.hooks.error, claim.task_id, message.agent, error)
+
+    async def _stopped(self, attempt: Attempt, end: Stopped) -> None:
+        if end.why is Stop.TIMEOUT:
+            await self._raised(attempt, timed_out(attempt), end.instance)
+        elif end.why is Stop.DRAIN:
+            self.settler.settle(Release(attempt.claim))
+        else:
+            logger.info(
+                "task {} is no longer ours at token {}; it was ended", attempt.claim.task_id, attempt.claim.token
+            )
+
+
+def _directive(instance: Actor[Any, Any], error: BaseException) -> Directive:
+    """Ask the actor; an answer that is none, or a bug in it, falls back to the default."""
+    try:
+        answer = instance.decide(error)
+    except Exception:  # noqa: BLE001  user code
+        logger.exception("decide() of {} failed; the default holds", type(instance).__qualname__)
+        return default_directive(error)
+    return answer if isinstance(answer, Directive) else default_directive(error)
+
+
+def _log(attempt: Attempt, error: BaseException, verdict: object) -> None:
+    what = {Answer: "answered with the error", GiveBack: "given back", Bury: "dead-lettered"}.get(type(verdict))
+    logger.warning(
+        "{} task {} attempt {} raised {}: {}",
+        attempt.message.agent,
+        attempt.claim.task_id,
+        attempt.claim.attempts,
+        type(error).__name__,
+        what or f"{verdict!r}",
+    )

@@ -1,0 +1,271 @@
+"""The worker: a supervision tree that takes tasks off a broker and runs them as actors in this process.
+
+`Worker` is what users hold. It checks its settings, begins and ends; the tree beneath it is
+`murmur.worker.tree`. Starting prints a banner; stopping drains: no new tasks, running
+ones finish within `drain` seconds or are given back uncounted.
+"""
+
+import asyncio
+import os
+import secrets
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Iterable, Mapping
+from types import TracebackType
+from typing import Any, Self
+
+import attrs
+from loguru import logger
+
+from murmur import wiring
+from murmur.errors import BadSetting, WrongForm
+from murmur.names import Topics
+from murmur.publisher import Publisher
+from murmur.registry import AnyActor, Registry, agents_by_name, entry_of
+from murmur.store import Store
+from murmur.task_queue import TaskQueue
+from murmur.transport import Transport
+from murmur.worker.banner import banner
+from murmur.worker.hooks import Hook, Hooks
+from murmur.worker.tree import Tree
+
+_SETTLE_WITHIN = 5.0  # seconds the last results may take to be written, beyond the drain
+
+
+class Worker:
+    """Serves agents from a broker. See docs/reference for every argument; times are seconds unless named `_ms`."""
+
+    def __init__(
+        self,
+        *,
+        agents: Iterable[AnyActor | str] | Mapping[str, AnyActor],
+        broker: str | Transport | None = None,
+        runtime: Any = None,
+        concurrency: int = 20,
+        prefetch: int = 5,
+        processes: int = 0,
+        namespace: str | None = None,
+        consumer_id: str | None = None,
+        reclaim_min_idle_ms: int | None = 30_000,
+        store: str | Store | None = None,
+        max_deliveries: int | None = None,
+        drain: float = 60.0,
+    ) -> None:
+        _check(concurrency=concurrency, prefetch=prefetch, processes=processes, drain=drain, lease=reclaim_min_idle_ms)
+        registry: Registry = runtime.registry if runtime is not None else Registry()
+        self._agents = agents_by_name(agents, registry)
+        self._broker = broker if broker is not None else getattr(runtime, "broker", None)
+        if self._broker is None:
+            raise BadSetting(
+                name="broker", value="None", expected="a URL such as redis://localhost:6379, or a transport"
+            )
+        self.concurrency = concurrency
+        self.prefetch = prefetch
+        self.runtime_id = consumer_id or (runtime.runtime_id if runtime is not None else made_id())
+        self.namespace = namespace if namespace is not None else getattr(runtime, "namespace", "")
+        self.hooks = Hooks()
+        self._registry = registry
+        self._lease = reclaim_min_idle_ms / 1000 if reclaim_min_idle_ms else None
+        self._max_deliveries = max_deliveries
+        self._drain = drain
+        self._store = store if store is not None else getattr(runtime, "store", None)
+        self._retention: float = getattr(runtime, "retention", 86_400.0)
+        self._given: tuple[TaskQueue, Publisher] | None = None
+        self._tree: Tree | None = None
+        self._life: asyncio.Task[None] | None = None
+        self._is_up: asyncio.Future[None] | None = None
+        self._stopping = asyncio.Event()
+        Topics(self.namespace)
+        if isinstance(self._broker, str):
+            wiring.shown(self._broker)  # a bad URL is told now, not when the worker starts
+
+    @classmethod
+    def embedded(
+        cls, queue: TaskQueue, publisher: Publisher, registry: Registry, *, worker_id: str, lease: float
+    ) -> Self:
+        """Return the worker that an in-process runtime carries: no banner, agents added as they are used."""
+        worker = cls.__new__(cls)
+        worker._agents = {}
+        worker._broker = None
+        worker.concurrency = worker.prefetch = 10_000  # the publisher's windows are the limit here
+        worker.runtime_id = worker_id
+        worker.namespace = queue.topics.namespace
+        worker.hooks = Hooks()
+        worker._registry = registry
+        worker._lease = lease
+        worker._max_deliveries = None
+        worker._drain = 0.0
+        worker._given = (queue, publisher)
+        worker._tree = worker._life = worker._is_up = None
+        worker._stopping = asyncio.Event()
+        return worker
+
+    # -- hooks ------------------------------------------------------------------------------------
+
+    def on_task_start(self, hook: Hook) -> Hook:
+        """Add `async (task_id, agent_name)`, called before an attempt; a bug in it harms nothing."""
+        self.hooks.start.append(hook)
+        return hook
+
+    def on_task_complete(self, hook: Hook) -> Hook:
+        """Add `async (task_id, agent_name, duration_ms)`, called after an attempt returned."""
+        self.hooks.complete.append(hook)
+        return hook
+
+    def on_task_error(self, hook: Hook) -> Hook:
+        """Add `async (task_id, agent_name, error)`, called after an attempt raised."""
+        self.hooks.error.append(hook)
+        return hook
+
+    # -- life -------------------------------------------------------------------------------------
+
+    def start(self) -> Awaitable[None]:
+        """Begin now, inside the running loop. Awaiting it returns once every mailbox is consumed, or raises
+        `BrokerUnreachable`, `BrokerRefused` within 10 s."""
+        if self._life is None:
+            loop = asyncio.get_running_loop()
+            self._stopping.clear()
+            self._is_up = loop.create_future()
+            self._life = loop.create_task(self._live(self._is_up))
+        assert self._is_up is not None
+        return asyncio.shield(self._is_up)
+
+    async def stop(self) -> None:
+        """Drain and end. Idempotent."""
+        self._stopping.set()
+        if self._life is not None:
+            await asyncio.shield(self._life)
+
+    async def run(self) -> None:
+        """Start, work until SIGTERM or SIGINT, drain. A second signal ends at once, giving running tasks back."""
+        loop = asyncio.get_running_loop()
+        signals = (signal.SIGTERM, signal.SIGINT)
+        for number in signals:
+            loop.add_signal_handler(number, self._signalled)
+        try:
+            await self.start()
+            assert self._life is not None
+            await asyncio.shield(self._life)
+        finally:
+            for number in signals:
+                loop.remove_signal_handler(number)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    async def serve(self, actor: AnyActor) -> None:
+        """Serve one more agent from now on. Used by in-process runtimes."""
+        if self._tree is None:
+            raise WrongForm(used="Worker.serve before start()", instead="agents=")
+        if actor.name not in self._agents or self._agents[actor.name] is not actor:
+            self._agents[actor.name] = actor
+            self._tree.add(entry_of(actor))
+            await self._tree.queue.open_tasks([actor.name], lease=self._lease)
+            await self._tree.announced()
+
+    # -- inside -----------------------------------------------------------------------------------
+
+    async def _live(self, is_up: asyncio.Future[None]) -> None:
+        try:
+            tree = self._tree = self._planted()
+            if self._given is None:
+                await tree.queue.open(owner=self.runtime_id, lease=self._lease)
+                sys.stderr.write(self._banner(tree.queue.topics))
+                sys.stderr.flush()
+            try:
+                await tree.live(is_up, until=self._stopping, drain=lambda: self._drain)
+            finally:
+                if self._given is None:
+                    await tree.queue.close(grace=_SETTLE_WITHIN)
+        except BaseException as error:
+            if not is_up.done():
+                is_up.set_exception(error)
+                return
+            raise
+        finally:
+            self._tree = self._life = None
+
+    def _planted(self) -> Tree:
+        if self._given is not None:
+            queue, publisher = self._given
+        else:
+            assert self._broker is not None
+            queue = wiring.connect(
+                self._broker,
+                store=self._store,
+                namespace=self.namespace,
+                consumer_id=self.runtime_id,
+                lease=self._lease,
+                retention=self._retention,
+            )
+            publisher = wiring.publisher_over(
+                queue,
+                registry=self._registry,
+                runtime_id=f"{self.runtime_id}.{secrets.token_hex(4)}",
+                broker=wiring.shown(self._broker),
+            )
+        tree = Tree(
+            queue,
+            publisher,
+            worker_id=self.runtime_id,
+            concurrency=self.concurrency,
+            prefetch=self.prefetch,
+            lease=self._lease,
+            hooks=self.hooks,
+            max_deliveries=self._max_deliveries,
+        )
+        for name, actor in self._agents.items():
+            tree.add(attrs.evolve(entry_of(actor), name=name))
+        return tree
+
+    def _banner(self, topics: Topics) -> str:
+        assert self._broker is not None
+        return banner(
+            broker=wiring.shown(self._broker),
+            runtime_id=self.runtime_id,
+            agents=sorted(self._agents),
+            topics=topics,
+            concurrency=self.concurrency,
+            prefetch=self.prefetch,
+            processes=0,
+            lease=self._lease,
+        )
+
+    def _signalled(self) -> None:
+        if self._stopping.is_set():
+            logger.warning("second signal: running tasks are given back now")
+            self._drain = 0.0
+            if self._tree is not None:
+                self._tree.hurry()
+            return
+        self._stopping.set()
+
+
+def made_id() -> str:
+    """Return an id for a process without a given one: host, pid, and four random bytes."""
+    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+
+
+def _check(*, concurrency: object, prefetch: object, processes: object, drain: object, lease: object) -> None:
+    for name, value in (("concurrency", concurrency), ("prefetch", prefetch)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise BadSetting(name=name, value=repr(value), expected="a whole number of at least 1")
+    if processes != 0:
+        raise BadSetting(
+            name="processes",
+            value=repr(processes),
+            expected="0 (actors run in this process; worker processes are not there yet)",
+        )
+    if not isinstance(drain, int | float) or drain < 0:
+        raise BadSetting(name="drain", value=repr(drain), expected="seconds, 0 or more")
+    if lease is not None and (not isinstance(lease, int) or isinstance(lease, bool) or lease < 0 or 0 < lease < 100):
+        raise BadSetting(
+            name="reclaim_min_idle_ms", value=repr(lease), expected="milliseconds, at least 100; 0 or None for none"
+        )
