@@ -40,3 +40,6 @@ class Publisher(Protocol):
 
     def speaking_for(self, parent: Parent) -> Any:
         """Return this publisher bound to a task: what it publishes are that task's children."""
+
+    async def aclose(self) -> None:
+        """Stop listening. Idempotent."""

@@ -119,12 +119,16 @@ class TaskQueue:
 
     # -- workers ----------------------------------------------------------------------------------
 
-    async def take(self, agents: Mapping[str, int], *, credit: int, wait: float) -> Sequence[Work]:
-        """Wait for tasks and return those that may start: at most `credit`, and `agents[name]` of each agent."""
+    async def receive(self, agents: Mapping[str, int], *, credit: int, wait: float) -> Sequence[Delivery]:
+        """Wait for messages: at most `credit`, and `agents[name]` of each agent. Cancelling loses nothing."""
         topics = {self.topics.tasks(agent): most for agent, most in agents.items()}
-        deliveries = await self.transport.receive(GROUP, topics, credit=credit, wait=wait)
-        if not deliveries:
-            return ()
+        return await self.transport.receive(GROUP, topics, credit=credit, wait=wait)
+
+    async def grant(self, deliveries: Sequence[Delivery]) -> Sequence[Work]:
+        """Return the tasks of received messages that may start; the others are settled or given back.
+
+        Not to be cancelled: a grant nobody heard of holds its task until the lease lapses.
+        """
         requests: list[GrantRequest] = []
         messages: list[TaskMessage] = []
         for delivery in deliveries:
@@ -137,7 +141,7 @@ class TaskQueue:
             requests.append(
                 GrantRequest(delivery=delivery, task_id=message.task_id, agent=message.agent, reply_to=message.reply_to)
             )
-        return await self._granted(requests, messages)
+        return await self._granted(requests, messages) if requests else ()
 
     async def settle(self, endings: Sequence[Ending]) -> Sequence[Written]:
         """Write how attempts ended, then ring and settle; one answer each, in order. May be repeated as a whole."""

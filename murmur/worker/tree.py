@@ -16,7 +16,7 @@ and too many of those end the worker.
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, TypeVar
 
 import attrs
@@ -29,7 +29,8 @@ from murmur.presence import Presence
 from murmur.publisher import Publisher
 from murmur.registry import AgentEntry
 from murmur.store import Claim
-from murmur.task_queue import Ending, TaskQueue
+from murmur.task_queue import Ending, Release, TaskQueue, Work
+from murmur.transport import Delivery
 from murmur.worker.crew import Crew
 from murmur.worker.endings import Endings
 from murmur.worker.hooks import Hooks
@@ -66,6 +67,7 @@ class Tree:
         max_deliveries: int | None,
     ) -> None:
         self.queue = queue
+        self.publisher = publisher
         self._worker_id = worker_id
         self._prefetch = prefetch
         self._lease = lease
@@ -74,7 +76,7 @@ class Tree:
         self._sweep_soon = asyncio.Event()
         self._hurry = asyncio.Event()
         self._began = time.time()
-        self._is_draining = False
+        self._receiving: asyncio.Future[Sequence[Delivery]] | None = None
         self._settler = Settler(queue, on_stale=_too_late)
         self.crew = Crew(
             queue, Slots(concurrency, on_free=self._room.set), self._settler, Endings(worker_id), hooks, publisher
@@ -87,7 +89,7 @@ class Tree:
         if self._max_deliveries is not None:
             redelivery = attrs.evolve(redelivery, max_deliveries=self._max_deliveries)
         self.crew.hosts[entry.name] = Host(entry, entry.actor, redelivery, self._held)
-        self._room.set()
+        self._changed()
 
     def hurry(self) -> None:
         """End the drain now."""
@@ -104,7 +106,6 @@ class Tree:
                 if not is_up.done():
                     is_up.set_result(None)
                 await until.wait()
-                self._is_draining = True
                 await supervisor.terminate_child("announcer")
                 await supervisor.terminate_child("consumer")
                 await self._drained(drain())
@@ -191,10 +192,44 @@ class Tree:
             if not room:
                 await self._room.wait()
                 continue
-            credit = min(self.crew.slots.free, self._prefetch)
-            taken = await _patiently(lambda room=room, credit=credit: self.queue.take(room, credit=credit, wait=_WAIT))  # type: ignore[misc]
-            for work in taken:
-                self.crew.begin(work)
+            deliveries = await self._received(room, min(self.crew.slots.free, self._prefetch))
+            if deliveries:
+                await self._begun(deliveries)
+
+    async def _received(self, room: Mapping[str, int], credit: int) -> Sequence[Delivery]:
+        """Wait for messages; a change of what is served here ends the wait early."""
+        self._receiving = asyncio.ensure_future(_patiently(lambda: self.queue.receive(room, credit=credit, wait=_WAIT)))
+        try:
+            return await self._receiving
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            return ()
+        finally:
+            self._receiving = None
+
+    async def _begun(self, deliveries: Sequence[Delivery]) -> None:
+        """Have deliveries granted and begin them. Ended meanwhile, give back what was granted: nothing new starts."""
+        granting = asyncio.ensure_future(_patiently(lambda: self.queue.grant(deliveries)))
+        try:
+            granted = await asyncio.shield(granting)
+        except asyncio.CancelledError:
+            granting.add_done_callback(self._given_back)
+            raise
+        for work in granted:
+            self.crew.begin(work)
+
+    def _given_back(self, granting: "asyncio.Future[Sequence[Work]]") -> None:
+        if not granting.cancelled() and granting.exception() is None:
+            for work in granting.result():
+                self._settler.settle(Release(work.claim))
+
+    def _changed(self) -> None:
+        """What is served here changed: the consumer looks again."""
+        self._room.set()
+        if self._receiving is not None:
+            self._receiving.cancel()
 
     async def _announcer(self, ctx: ChildContext) -> None:
         try:
@@ -248,7 +283,7 @@ class Tree:
     def _held(self, host: Host, why: str | None) -> None:
         if why is not None:
             logger.error("this worker does not serve {} now: {}", host.entry.name, why)
-        self._room.set()
+        self._changed()
 
 
 async def _patiently(call: Callable[[], Awaitable[T]]) -> T:

@@ -183,6 +183,7 @@ class Worker:
                 await tree.live(is_up, until=self._stopping, drain=lambda: self._drain)
             finally:
                 if self._given is None:
+                    await tree.publisher.aclose()
                     await tree.queue.close(grace=_SETTLE_WITHIN)
         except BaseException as error:
             if not is_up.done():
