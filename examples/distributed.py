@@ -29,10 +29,10 @@ from murmur.worker import Worker
 
 MODULES = (
     "argparse asyncio bisect calendar cmd collections concurrent.futures contextlib csv dataclasses datetime decimal "
-    "difflib doctest email enum fractions functools gettext heapq html http.cookies imaplib inspect ipaddress json locale "
-    "logging mailbox numbers optparse pdb pickle pickletools platform pprint random re sched secrets selectors shelve "
-    "shlex smtplib statistics string subprocess tarfile tempfile textwrap threading timeit tokenize traceback types "
-    "typing unittest urllib.request uuid warnings weakref xml.dom zipfile"
+    "difflib doctest email enum fractions functools gettext heapq html http.cookies imaplib inspect ipaddress json "
+    "locale logging mailbox numbers optparse pdb pickle pickletools platform pprint random re sched secrets selectors "
+    "shelve shlex smtplib statistics string subprocess tarfile tempfile textwrap threading timeit tokenize traceback "
+    "types typing unittest urllib.request uuid warnings weakref xml.dom zipfile"
 ).split()
 BROKEN, CRASHING = "broken-on-purpose", "crashes-on-purpose"
 COMMON = frozenset(

@@ -9,7 +9,7 @@ from typing import Final
 from attrs import field, frozen
 from attrs.validators import ge, instance_of
 
-from murmur.errors import InputError, OutputError, Reject, TaskTimeout
+from murmur.errors import InputError, OutputError, Reject, SpawnLimit, TaskFailed
 from supervisors import Backoff, Intensity
 
 __all__ = ["Backoff", "Directive", "Intensity", "Redelivery", "default_directive"]
@@ -37,9 +37,9 @@ class Redelivery:
     )
 
 
-_WOULD_REPEAT: Final = (Reject, InputError, OutputError, TaskTimeout)
+_WOULD_REPEAT: Final = (Reject, InputError, OutputError, SpawnLimit, TaskFailed)
 
 
 def default_directive(error: BaseException) -> Directive:
-    """`RESUME` for errors that would repeat (rejected, bad input, bad output, timeout), `RESTART` for all others."""
+    """`RESUME` for errors that would repeat (rejected, bad input or output, timeout, a child that failed), else `RESTART`."""
     return Directive.RESUME if isinstance(error, _WOULD_REPEAT) else Directive.RESTART
