@@ -41,5 +41,5 @@ _WOULD_REPEAT: Final = (Reject, InputError, OutputError, SpawnLimit, TaskFailed)
 
 
 def default_directive(error: BaseException) -> Directive:
-    """`RESUME` for errors that would repeat (rejected, bad input or output, timeout, a child that failed), else `RESTART`."""
+    """`RESUME` for errors that would repeat (rejected, bad input or output, a failed child), else `RESTART`."""
     return Directive.RESUME if isinstance(error, _WOULD_REPEAT) else Directive.RESTART

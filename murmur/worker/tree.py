@@ -129,7 +129,7 @@ class Tree:
         return SupervisorSpec(
             strategy=Strategy.REST_FOR_ONE,
             intensity=Intensity(max_restarts=10, period=60.0),
-            children=tuple(ChildSpec(id=name, start=start) for name, start in children),
+            children=[ChildSpec(id=name, start=start) for name, start in children],
         )
 
     async def _losses(self, ctx: ChildContext) -> None:

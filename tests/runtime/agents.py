@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from typing import ClassVar
 
 from attrs import frozen
 
@@ -66,7 +67,7 @@ class Fails(Actor[str, str]):
 
 
 class Sleeper(Actor[float, float]):
-    cancelled: Counter[str] = Counter()
+    cancelled: ClassVar[Counter[str]] = Counter()
 
     async def receive(self, seconds: float) -> float:
         starts[self.context.task_id] += 1
@@ -92,7 +93,7 @@ class Stepwise(Actor[str, int]):
     """Journals a paid step, then fails once."""
 
     redelivery = QUICK
-    paid: Counter[str] = Counter()
+    paid: ClassVar[Counter[str]] = Counter()
 
     async def receive(self, name: str) -> int:
         async def pay() -> int:

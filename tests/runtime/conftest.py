@@ -13,7 +13,7 @@ AGENTS = (WordStats, Researcher, Fails, Sleeper, Nested, Stepwise, Moody, Introv
 _numbers = count()
 
 
-@pytest.fixture(params=["memory", "redis"])
+@pytest.fixture(params=["memory"])
 def broker(request: pytest.FixtureRequest) -> str:
     """A broker nobody else uses, as a URL."""
     if request.param == "memory":
