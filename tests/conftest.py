@@ -5,7 +5,10 @@ import pytest
 pytest_plugins = ["pytester", "tests.brokers.fixtures"]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def anyio_backend() -> str:
-    """Coroutine tests marked `anyio` run on asyncio; a module for which trio matters overrides this."""
+    """Coroutine tests marked `anyio` run on asyncio, unless `tests.backends` says otherwise.
+
+    Of the widest scope, so that coroutine fixtures may have any.
+    """
     return "asyncio"
