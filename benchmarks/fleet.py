@@ -5,10 +5,10 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 
 from attrs import frozen
-from murmur.worker import Worker
 
 from benchmarks.bodies import ANSWER, WAIT
 from murmur import Actor, AgentRuntime, TaskSpec
+from murmur.worker import Worker
 
 LEASE_MS = 2_000  # of the lease benchmark; its tasks take five times as long
 

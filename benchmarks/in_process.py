@@ -11,8 +11,6 @@ import sys
 import time
 
 import uvloop
-from murmur.registry import entry_of
-from murmur.worker.host import Host
 
 from benchmarks.bodies import ANSWER, INPUT
 from benchmarks.clocks import resident_bytes
@@ -22,6 +20,8 @@ from benchmarks.plan import Plan
 from benchmarks.side import IN_FLIGHT
 from benchmarks.table import Row, Target
 from murmur import AgentRuntime
+from murmur.registry import entry_of
+from murmur.worker.host import Host
 
 DEADLINE = 300.0  # seconds
 

@@ -69,9 +69,11 @@ class TaskQueue:
         self.transport = transport
         self.store = store
         self.topics = topics
+        self._lease: float | None = None
 
     async def open(self, *, owner: str, lease: float | None) -> None:
         """Connect both. Raises `BrokerUnreachable`, `BrokerRefused` within 10 s."""
+        self._lease = lease
         await self.transport.open(())
         await self.store.open(owner=owner, lease=lease)
 
@@ -82,10 +84,10 @@ class TaskQueue:
 
     # -- publishers -------------------------------------------------------------------------------
 
-    async def open_tasks(self, agents: Sequence[str], *, lease: float | None = None) -> None:
+    async def open_tasks(self, agents: Sequence[str]) -> None:
         """Declare the mailboxes of agents, so that what is published before any worker exists waits for it."""
         await self.transport.open(
-            [TopicSpec(name=self.topics.tasks(a), lease=lease, dead_topic=self.topics.dead(a)) for a in agents]
+            [TopicSpec(name=self.topics.tasks(a), lease=self._lease, dead_topic=self.topics.dead(a)) for a in agents]
         )
 
     async def open_inbox(self, inbox: str) -> None:

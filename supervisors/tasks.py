@@ -49,12 +49,13 @@ class ChildContext:
     def __init__(self, child_id: str) -> None:
         self.child_id = child_id
         self.info: object = None
-        self.is_ignored = False
+        self.is_ignored = self.is_ready = False
         self.came_up = anyio.Event()
 
     def ready(self, info: object = None) -> None:
         """I am up: the next child may start. `info` is kept for whoever asks."""
         self.info = info
+        self.is_ready = True
         self.came_up.set()
 
     def ignore(self) -> None:
@@ -72,7 +73,6 @@ class _Incarnation:
     scope: anyio.CancelScope = field(factory=anyio.CancelScope)
     ended: anyio.Event = field(factory=anyio.Event)
     reason: Reason | None = None
-    is_up: bool = False  # its end is an exit, not a failed start
     is_stopping: bool = False
 
 
@@ -110,7 +110,11 @@ class Supervisor:
     _living: dict[Child, _Incarnation] = field(factory=dict, init=False)
     _inbox: deque[_Incarnation | _Request | _Close] = field(factory=deque, init=False)
     _mail: anyio.Event = field(factory=anyio.Event, init=False)
-    _served: anyio.Event = field(factory=anyio.Event, init=False)
+    _opened: anyio.Event = field(factory=anyio.Event, init=False)
+    _closed: anyio.Event = field(factory=anyio.Event, init=False)
+    _unstarted: StartFailed | None = field(default=None, init=False)
+    _starting: anyio.CancelScope | None = field(default=None, init=False)
+    _is_closing: bool = field(default=False, init=False)
     _last: _Incarnation | None = field(default=None, init=False)
     failure: SupervisorGaveUp | None = field(default=None, init=False)
 
@@ -170,12 +174,25 @@ class Supervisor:
         self._inbox.append(item)
         self._mail.set()
 
-    async def _serve(self) -> None:
-        while not self._core.is_over:
-            while not self._inbox:
-                self._mail = anyio.Event()
-                await self._mail.wait()
-            await self._handle(self._inbox.popleft())
+    async def _run(self) -> None:
+        """Start the children, serve until it is over. Shielded: a cancelled block must not stop them out of order."""
+        with anyio.CancelScope(shield=True):
+            async with anyio.create_task_group() as self._group:
+                failed = await self._drive(self._core.start())
+                if failed is not None:
+                    reason = self._last.reason if self._last is not None else None
+                    self._unstarted = StartFailed(failed.spec.id, str(reason))
+                self._opened.set()
+                while not self._core.is_over:
+                    while not self._inbox:
+                        self._mail = anyio.Event()
+                        await self._mail.wait()
+                    await self._handle(self._inbox.popleft())
+                self._dismiss()
+                self._group.cancel_scope.cancel()
+
+    def _dismiss(self) -> None:
+        """It is over: whoever still asks hears so, and the block ends."""
         for item in self._inbox:
             if isinstance(item, _Request):
                 item.answer = Answer.NOT_FOUND
@@ -184,7 +201,15 @@ class Supervisor:
             problem = str(self._last.reason)
             self.failure = SupervisorGaveUp(self._last.child.spec.id, problem, str(self._core.exceeded))
         self._body.cancel()
-        self._served.set()
+        self._closed.set()
+
+    async def _close(self) -> None:
+        """Have everything stopped, a start in progress included."""
+        self._is_closing = True
+        if self._starting is not None:
+            self._starting.cancel()
+        self._put(_Close())
+        await self._closed.wait()
 
     async def _handle(self, item: _Incarnation | _Request | _Close) -> None:
         if isinstance(item, _Close):
@@ -230,9 +255,11 @@ class Supervisor:
         assert self._group is not None
         life = _Incarnation(child, ChildContext(child.spec.id))
         self._group.start_soon(self._live, life, name=child.spec.id)
-        with anyio.move_on_after(child.spec.start_timeout):
+        with anyio.move_on_after(child.spec.start_timeout) as self._starting:
+            if self._is_closing:
+                self._starting.cancel()
             await life.context.came_up.wait()
-        if life.context.is_ignored or not life.context.came_up.is_set() or life.ended.is_set():
+        if life.context.is_ignored or not life.context.is_ready:
             await self._end(life)
             if life.context.is_ignored:
                 return Outcome.IGNORED
@@ -242,7 +269,6 @@ class Supervisor:
                 life.reason = Crashed(RuntimeError("it returned before it was ready"))
             self._last = life
             return Outcome.FAILED
-        life.is_up = True
         self._living[child] = life
         return Outcome.UP
 
@@ -274,7 +300,7 @@ class Supervisor:
             try:
                 await spec.start(life.context, *spec.args, **spec.kwargs)
             except anyio.get_cancelled_exc_class():
-                if life.scope.cancel_called or anyio.current_effective_deadline() == float("-inf"):
+                if life.scope.cancel_called:
                     raise
                 _forget_cancellation()
                 reason = Crashed(StrayCancellation())
@@ -283,7 +309,7 @@ class Supervisor:
         life.reason = Stopped() if life.is_stopping else reason
         life.ended.set()
         life.context.came_up.set()
-        if life.is_up and not life.is_stopping:
+        if life.context.is_ready and not life.is_stopping:
             self._put(life)
 
 
@@ -296,45 +322,20 @@ async def open_supervisor(spec: SupervisorSpec) -> AsyncIterator[Supervisor]:
     """
     supervisor = Supervisor(spec)
     error: BaseException | None = None
-    failed: StartFailed | None = None
     async with anyio.create_task_group() as group:
-        supervisor._group = group
-        failed = await _opened(supervisor)
-        if failed is None:
-            group.start_soon(supervisor._serve)
-            try:
+        group.start_soon(supervisor._run)
+        try:
+            await supervisor._opened.wait()
+            if supervisor._unstarted is None:
                 with supervisor._body:
                     yield supervisor
-            except BaseException as raised:  # noqa: BLE001  raised again below, when the children have stopped
-                error = raised
-            with anyio.CancelScope(shield=True):
-                await _closed(supervisor)
-        group.cancel_scope.cancel()
-    if failed is not None:
-        raise failed
-    if supervisor.failure is not None:
-        raise supervisor.failure
-    if error is not None:
-        raise error
-
-
-async def _opened(supervisor: Supervisor) -> StartFailed | None:
-    try:
-        child = await supervisor._drive(supervisor._core.start())
-    except BaseException:
+        except BaseException as raised:  # noqa: BLE001  raised again below, when the children have stopped
+            error = raised
         with anyio.CancelScope(shield=True):
-            await supervisor._drive(supervisor._core.stop())
-        raise
-    if child is None:
-        return None
-    problem = str(supervisor._last.reason) if supervisor._last is not None else "no reason known"
-    return StartFailed(child.spec.id, problem)
-
-
-async def _closed(supervisor: Supervisor) -> None:
-    """Have everything stopped, by the loop that may be in the middle of a decision."""
-    supervisor._put(_Close())
-    await supervisor._served.wait()
+            await supervisor._close()
+    for problem in (supervisor._unstarted, supervisor.failure, error):
+        if problem is not None:
+            raise problem
 
 
 def _forget_cancellation() -> None:

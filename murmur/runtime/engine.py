@@ -41,11 +41,12 @@ class Waiter(Protocol):
 class Engine:
     """See the module's text. Belongs to the event loop it was opened in."""
 
-    def __init__(self, queue: TaskQueue, *, runtime_id: str, owns_queue: bool) -> None:
+    def __init__(self, queue: TaskQueue, *, runtime_id: str, owns_queue: bool, lease: float | None = None) -> None:
         self.queue = queue
         self.inbox = queue.topics.inbox(runtime_id)
         self._runtime_id = runtime_id
         self._owns_queue = owns_queue
+        self._lease = lease  # of an embedded worker's tasks; a mere publisher has none
         self._slots: dict[str, Slot] = {}
         self._outbox: list[Slot] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -128,7 +129,7 @@ class Engine:
 
     async def _open(self) -> None:
         if self._owns_queue:
-            await self.queue.open(owner=self._runtime_id, lease=None)
+            await self.queue.open(owner=self._runtime_id, lease=self._lease)
         await self.queue.open_inbox(self.inbox)
         self.in_background(self._for_ever(self._listen))
         self.in_background(self._for_ever(self._rounds))

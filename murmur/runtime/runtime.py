@@ -320,7 +320,8 @@ class AgentRuntime:
                 self._embedded = Worker.embedded(
                     self._queue, self, self.registry, worker_id=self.runtime_id, lease=_EMBEDDED_LEASE
                 )
-            self._engine = Engine(self._queue, runtime_id=self.runtime_id, owns_queue=True)
+            lease = _EMBEDDED_LEASE if self.broker is None else None
+            self._engine = Engine(self._queue, runtime_id=self.runtime_id, owns_queue=True, lease=lease)
         return self._engine
 
     async def _serving(self, actor: AnyActor) -> None:

@@ -241,7 +241,7 @@ class RedisStore:
 
 
 def connect(url: str, *, namespace: str, retention: float, mailbox: Transport | None) -> RedisStore:
-    """Return a store, fused with `mailbox` if that is a Redis transport of the same URL; not connected before `open`."""
+    """Return a store, fused with `mailbox` if that is a Redis transport of the same URL."""
     fused = mailbox if isinstance(mailbox, RedisTransport) and mailbox.session.link.url == url else None
     return RedisStore(url, namespace=namespace, retention=retention, mailbox=fused)
 

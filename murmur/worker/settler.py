@@ -11,8 +11,8 @@ from typing import Final
 from loguru import logger
 
 from murmur.errors import BrokerUnreachable, OutcomeUnknown
-from murmur.store import Written
-from murmur.task_queue import Ending, TaskQueue
+from murmur.store import Failure, Written
+from murmur.task_queue import Ending, Release, TaskQueue
 
 _PILE: Final = 1_000  # endings that may wait for the store before the intake stops
 _FIRST_PAUSE: Final = 0.1  # seconds before a write that broke off is repeated; doubles up to
@@ -20,11 +20,17 @@ _LONGEST_PAUSE: Final = 5.0
 
 
 class Settler:
-    """Takes endings from all actors of a worker. `on_stale` hears of those that came too late."""
+    """Takes endings from all actors of a worker.
 
-    def __init__(self, queue: TaskQueue, *, on_stale: Callable[[Ending], None]) -> None:
+    `on_stale` hears of those that came too late, `on_delayed` that a task was put off and somebody must bring it back.
+    """
+
+    def __init__(
+        self, queue: TaskQueue, *, on_stale: Callable[[Ending], None], on_delayed: Callable[[], object]
+    ) -> None:
         self._queue = queue
         self._on_stale = on_stale
+        self._on_delayed = on_delayed
         self._endings: list[Ending] = []
         self._writes: set[asyncio.Task[None]] = set()
         self._pending = 0
@@ -86,6 +92,8 @@ class Settler:
             self._pending -= len(endings)
             if not self.is_full:
                 self._room.set()
+        if any(isinstance(ending, Failure | Release) and ending.delay > 0 for ending in endings):
+            self._on_delayed()
         for ending, answer in zip(endings, answers, strict=True):
             if answer is Written.STALE:
                 self._on_stale(ending)

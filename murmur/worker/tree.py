@@ -77,7 +77,7 @@ class Tree:
         self._hurry = asyncio.Event()
         self._began = time.time()
         self._receiving: asyncio.Future[Sequence[Delivery]] | None = None
-        self._settler = Settler(queue, on_stale=_too_late)
+        self._settler = Settler(queue, on_stale=_too_late, on_delayed=self._sweep_soon.set)
         self.crew = Crew(
             queue, Slots(concurrency, on_free=self._room.set), self._settler, Endings(worker_id), hooks, publisher
         )
@@ -183,7 +183,7 @@ class Tree:
 
     async def _consumer(self, ctx: ChildContext) -> None:
         if self.crew.hosts:
-            await _patiently(lambda: self.queue.open_tasks(list(self.crew.hosts), lease=self._lease))
+            await _patiently(lambda: self.queue.open_tasks(list(self.crew.hosts)))
         ctx.ready()
         while True:
             await self._settler.has_room()

@@ -167,7 +167,7 @@ class Worker:
         if actor.name not in self._agents or self._agents[actor.name] is not actor:
             self._agents[actor.name] = actor
             self._tree.add(entry_of(actor))
-            await self._tree.queue.open_tasks([actor.name], lease=self._lease)
+            await self._tree.queue.open_tasks([actor.name])
             await self._tree.announced()
 
     # -- inside -----------------------------------------------------------------------------------

@@ -7,13 +7,13 @@ import pytest
 
 from murmur import AgentRuntime
 from murmur.worker import Worker
-from tests.runtime.agents import Fails, Introvert, Moody, Nested, Researcher, Sleeper, Stepwise, WordStats
+from tests.runtime.agents import Fails, Introvert, Moody, Nested, Researcher, Sleeper, Stepwise, WordStats, starts
 
 AGENTS = (WordStats, Researcher, Fails, Sleeper, Nested, Stepwise, Moody, Introvert)
 _numbers = count()
 
 
-@pytest.fixture(params=["memory"])
+@pytest.fixture(params=["memory", "redis"])
 def broker(request: pytest.FixtureRequest) -> str:
     """A broker nobody else uses, as a URL."""
     if request.param == "memory":
@@ -29,3 +29,11 @@ async def runtime(broker: str) -> AsyncIterator[AgentRuntime]:
         Worker(broker=broker, agents=AGENTS, concurrency=20, prefetch=20, drain=1.0),
     ):
         yield runtime
+
+
+@pytest.fixture(autouse=True)
+def fresh_counts() -> None:
+    """Forget what earlier tests counted."""
+    starts.clear()
+    Sleeper.cancelled.clear()
+    Stepwise.paid.clear()
