@@ -124,7 +124,9 @@ def standard_library() -> list[Document]:
         module = importlib.import_module(name)
         members = (getattr(module, member, None) for member in getattr(module, "__all__", dir(module)))
         texts = [module.__doc__ or ""]
-        texts += [member.__doc__ or "" for member in members if inspect.isroutine(member) or inspect.isclass(member)]
+        members = (member for member in members if inspect.isroutine(member) or inspect.isclass(member))
+        # Some classes keep a descriptor where others have their text.
+        texts += [text for member in members if isinstance(text := member.__doc__, str)]
         documents.append(Document(name, "\n\n".join(texts)))
     return documents
 
