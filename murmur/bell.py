@@ -17,19 +17,17 @@ T = TypeVar("T")
 class Bell:
     """Wakes the one coroutine that awaits `rung`. Belongs to the loop it was made in."""
 
-    __slots__ = ("_future", "_loop", "_thread", "has_rung")
+    __slots__ = ("_future", "_loop", "_thread")
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self._future: asyncio.Future[None] = self._loop.create_future()
-        self.has_rung = False
 
     def ring(self) -> bool:
         """Wake it, from any thread; again is harmless. False: its loop is closed, nobody wakes."""
         if self._loop.is_closed():
             return False
-        self.has_rung = True
         if threading.get_ident() == self._thread:
             self._wake()
             return True

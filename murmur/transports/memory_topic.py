@@ -103,7 +103,7 @@ class Topic:
         while wanted and self.waiters:
             bell = next(iter(self.waiters))
             del self.waiters[bell]
-            if not bell.has_rung and bell.ring():
+            if bell.ring():
                 wanted -= 1
 
     def rouse_all(self) -> None:

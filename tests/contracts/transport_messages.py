@@ -219,6 +219,29 @@ class MessageContract:
         rest = await collect(transport, topic, 100 - len(came), within=harness.lease / 2 + harness.slack)
         assert sorted(map(int, came + [one.id for one in rest if one.deliveries == 1])) == list(range(100))
 
+    async def test_a_waiter_cancelled_as_a_message_comes_leaves_it_to_the_others(
+        self, harness: TransportHarness
+    ) -> None:
+        topic = harness.topic()
+        spec = harness.spec(topic)
+        consumers = [await harness.open(name, spec) for name in "abc"]
+        publisher = await harness.open("p", spec)
+        waiting = [
+            asyncio.create_task(consumer.receive("workers", {topic: 1}, credit=1, wait=2 * WITHIN))
+            for consumer in consumers
+        ]
+        await asyncio.wait(waiting, timeout=0.2)
+        await published(publisher, outgoing(topic, 1))
+        for task in waiting[:2]:
+            task.cancel()
+        done, _ = await asyncio.wait(waiting[:2])
+        came = [one for task in done if not task.cancelled() for one in task.result()]
+        if not came:
+            came = list(await asyncio.wait_for(waiting[2], harness.lease / 2 + harness.slack))
+        assert [(one.id, one.deliveries) for one in came] == [("0", 1)]
+        waiting[2].cancel()
+        await asyncio.wait(waiting[2:])
+
     async def test_results_reach_the_inbox_they_are_addressed_to(self, harness: TransportHarness) -> None:
         mine, other, topic = harness.inbox("mine"), harness.inbox("other"), harness.topic()
         reader, neighbour = await harness.open_inbox("p1", mine), await harness.open_inbox("p2", other)

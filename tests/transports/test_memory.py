@@ -185,3 +185,61 @@ async def test_inboxes_nobody_reads_any_more_are_bounded() -> None:
         await (await joined(broker, "w")).publish([Outgoing(inbox, b"late", str(n)) for n in range(2)])
     kept = [number for number in range(100) if (await publisher.stats(f"inbox.{number}", "")).ready == 2]
     assert kept == list(range(84, 100))
+
+
+async def test_a_message_that_woke_a_consumer_who_took_another_goes_to_the_next() -> None:
+    broker = MemoryBroker()
+    specs = [TopicSpec("x.tasks"), TopicSpec("y.tasks")]
+    first, second = MemoryTransport(broker, consumer_id="a"), MemoryTransport(broker, consumer_id="b")
+    for consumer in (first, second):
+        await consumer.open(specs)
+    for topics in ({"x.tasks": 1, "y.tasks": 1}, {"y.tasks": 1, "x.tasks": 1}):
+        both = asyncio.create_task(first.receive("workers", topics, credit=1, wait=60.0))
+        await asyncio.sleep(0)
+        narrow = asyncio.create_task(second.receive("workers", {"y.tasks": 1}, credit=1, wait=60.0))
+        await asyncio.sleep(0)
+        await first.publish([Outgoing("y.tasks", b"", ""), Outgoing("x.tasks", b"", "")])
+        (taken,) = await both
+        if taken.topic == "x.tasks":
+            assert [one.topic for one in await asyncio.wait_for(narrow, 10.0)] == ["y.tasks"]
+            break
+        narrow.cancel()
+        await asyncio.wait([narrow])
+    else:
+        raise AssertionError("the first consumer never took the other message")
+
+
+async def test_an_inbox_whose_reader_was_killed_is_read_again_though_he_held_other_things() -> None:
+    broker = MemoryBroker()
+    specs = [*SPECS, TopicSpec("inbox.p", TopicKind.INBOX)]
+    victim, heir = MemoryTransport(broker, consumer_id="victim"), MemoryTransport(broker, consumer_id="heir")
+    await victim.open(specs)
+    await victim.publish([Outgoing(TOPIC, b"task", "1"), Outgoing("inbox.p", b"result", "1")])
+    assert await read(victim) == [b"task"]
+    assert len(await victim.receive("", {"inbox.p": 10}, credit=10, wait=0.0)) == 1
+    broker.kill("victim")
+    await heir.open(specs)
+    (result,) = await heir.receive("", {"inbox.p": 10}, credit=10, wait=0.0)
+    assert (result.body, result.deliveries) == (b"result", 2)
+
+
+async def test_ids_of_settled_messages_are_remembered_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("murmur.transports.memory_topic.MEMORY_ROWS_KEPT", 3)
+    transport = await joined(MemoryBroker(), "a")
+    for number in range(5):
+        await transport.publish([Outgoing(TOPIC, b"", str(number))])
+        await transport.ack(await transport.receive("workers", {TOPIC: 1}, credit=1, wait=0.0))
+    again = await transport.publish([Outgoing(TOPIC, b"", str(number)) for number in range(5)])
+    assert [one.duplicate for one in again] == [False, False, True, True, True]
+
+
+async def test_dead_letters_nobody_takes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("murmur.transports.memory_broker.MEMORY_ROWS_KEPT", 3)
+    transport = await joined(MemoryBroker(), "a")
+    await transport.publish([Outgoing(TOPIC, b"", str(number)) for number in range(5)])
+    while held := await transport.receive("workers", {TOPIC: 1}, credit=1, wait=0.0):
+        await transport.dead(held[0], held[0].id.encode())
+    reader = MemoryTransport(transport.broker, consumer_id="reader")
+    await reader.open([TopicSpec("echo.dead")])
+    letters = await reader.receive("workers", {"echo.dead": 10}, credit=10, wait=0.0)
+    assert [one.body for one in letters] == [b"2", b"3", b"4"]
