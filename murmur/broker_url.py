@@ -9,7 +9,8 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from attrs import field, frozen
 
-from murmur.errors import BadURL, nearest
+from murmur.errors import BadURL
+from murmur.nearest import nearest
 
 SCHEMES: Final = ("redis", "rediss", "unix", "nats", "tls", "kafka", "kafka+ssl", "amqp", "amqps", "memory", "sqlite")
 _PORTS: Final = {

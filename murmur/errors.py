@@ -5,12 +5,11 @@ with which values, what to do. Codes: E1xx set-up and connections, E2xx publishi
 E3xx how a task ended, E4xx delivery, E5xx workers.
 """
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 from attrs import define
 
-_KNOWN_SHOWN = 20
+from murmur.nearest import nearest
 
 
 class MurmurError(Exception):
@@ -398,10 +397,3 @@ class ActorBroken(MurmurError):
 
     def __str__(self) -> str:
         return f"{self.agent} cannot be started: {self.problem}"
-
-
-def nearest(name: str, known: Sequence[str]) -> list[str]:
-    """Return the known names, the likeliest meant first, at most 20."""
-    from difflib import SequenceMatcher  # noqa: PLC0415  only an error message needs it
-
-    return sorted(known, key=lambda other: (-SequenceMatcher(None, name, other).ratio(), other))[:_KNOWN_SHOWN]
