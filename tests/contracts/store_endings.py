@@ -129,13 +129,12 @@ class EndingContract:
         row = await worker.row(task_id)
         states = {"complete": State.DONE, "bury": State.DEAD, "fail": State.QUEUED, "release": State.QUEUED}
         assert (row.state, row.token, row.attempts) == (states[verb], 2, 2)
-        assert row.failures == 1 + (verb == "fail")
         if verb in ENDINGS:
             assert row.result == b'"stale"'
             assert await VERBS[verb](worker, claim) is Written.REPEATED
         else:
             (again,) = await worker.claim(task_id)
-            assert (again.token, again.attempts, again.failures) == (3, 3, row.failures)
+            assert (again.token, again.attempts, again.failures) == (3, 3, 1 + (verb == "fail"))
 
     async def test_a_failure_counts_and_is_remembered(self, harness: StoreHarness) -> None:
         worker, (task_id,) = await harness.party("w"), harness.ids(1)
@@ -239,18 +238,21 @@ class EndingContract:
         assert (admission.fresh, admission.state, admission.result) == (False, State.CANCELLED, b'"cancelled"')
 
     async def test_whoever_runs_a_cancelled_task_hears_of_it(self, harness: StoreHarness) -> None:
-        worker, publisher, ids = await harness.party("w"), await harness.party("p"), harness.ids(2)
-        running, waiting = ids
-        news = worker.store.cancelled()
-        hearing = asyncio.create_task(anext(news))
-        await publisher.admit(running)
-        (claim,) = await worker.claim(running)
-        await publisher.admit(waiting)
-        states = await publisher.store.cancel({waiting: b'"cancelled"', running: b'"cancelled"'})
-        assert dict(states) == {waiting: State.CANCELLED, running: State.CANCELLED}
-        assert await asyncio.wait_for(hearing, 2.0 + harness.slack) == running
-        assert await worker.complete(claim, b'"done all the same"') is Written.STALE
-        assert (await publisher.row(running)).result == b'"cancelled"'
+        worker, publisher, ids = await harness.party("w"), await harness.party("p"), harness.ids(5)
+        hearing = asyncio.create_task(anext(worker.store.cancelled()))
+        for task_id in ids:  # the first may come before the worker is connected for news
+            await publisher.admit(task_id)
+            (claim,) = await worker.claim(task_id)
+            states = await publisher.store.cancel({task_id: b'"cancelled"'})
+            assert dict(states) == {task_id: State.CANCELLED}
+            assert not await worker.renew(claim)
+            assert await worker.complete(claim, b'"done all the same"') is Written.STALE
+            assert (await publisher.row(task_id)).result == b'"cancelled"'
+            await asyncio.wait([hearing], timeout=2.0)
+            if hearing.done():
+                break
+        assert hearing.done()
+        assert hearing.result() == task_id
 
     async def test_what_is_over_or_unknown_is_not_cancelled(self, harness: StoreHarness) -> None:
         party, (over, unknown) = await harness.party("p"), harness.ids(2)

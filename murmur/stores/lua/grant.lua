@@ -3,7 +3,7 @@
 -- KEYS: none. ARGV: rows, '1' if messages move here, retention (s), owner, milliseconds of the lease ('' for ever), what
 --   tells this call from all others; per task topic, consumer, reference, id, agent, inbox.
 -- Answer: per task {token, failures, crashes, lapses, errors}, or {0, milliseconds until it may be free}, or {-1, state,
---   result or nil} if it is over. The same call twice grants once.
+--   result or nil} if it is over. The same call twice grants once; the same task twice in one call, too.
 local rows, moves, retention, owner, lease, call = ARGV[1], ARGV[2] == '1', ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local now = now_ms()
 local WHO_KNOWS = 5000  -- milliseconds to wait for a lease that has no end
@@ -27,7 +27,7 @@ local function kept(topic, ref, consumer, v)
   return 0, 0
 end
 
-local function grant(topic, consumer, ref, i, agent, inbox)
+local function grant(call, topic, consumer, ref, i, agent, inbox)
   local row = rows .. i
   local v = redis.call('HMGET', row, 'state', 'entry', 'token', 'failures', 'crashes', 'lapses', 'errors', 'topic', 'until',
     'not_before', 'granted_by')
@@ -63,5 +63,5 @@ local function grant(topic, consumer, ref, i, agent, inbox)
 end
 
 local answer = {}
-for at = 7, #ARGV, 6 do answer[#answer + 1] = grant(unpack(ARGV, at, at + 5)) end
+for at = 7, #ARGV, 6 do answer[#answer + 1] = grant(call .. ':' .. at, unpack(ARGV, at, at + 5)) end
 return answer

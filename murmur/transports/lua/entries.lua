@@ -152,7 +152,8 @@ local function send_back(rows, topic, ref, delay, counted, lapsed, retention)
   if v[1] and v[2] == ref then
     redis.call('HSET', row, 'state', 'queued', 'entry', new)
     if v[1] == 'leased' then
-      redis.call('HSET', row, 'lapses', (tonumber(v[4]) or 0) + lapsed, 'settled', 'release:' .. v[5])
+      redis.call('HSET', row, 'lapses', (tonumber(v[4]) or 0) + lapsed,
+        'settled', lapsed == 0 and 'release:' .. v[5] or '')
     end
   end
 end
