@@ -14,7 +14,7 @@ class Plan:
     waiting: int = 2_000
     memory: int = 100_000
     idle_seconds: float = 15.0
-    actors: int = 100_000
+    actors: int = 300_000
     lease: int = 200
 
     @classmethod
@@ -28,5 +28,4 @@ class Plan:
             waiting=1_000,
             memory=20_000,
             idle_seconds=3.0,
-            actors=20_000,
         )
