@@ -49,6 +49,7 @@ class Intake:
         self._readings: dict[asyncio.Task[list[Delivery]], _Reading] = {}
         self._givings: set[asyncio.Task[None]] = set()
         self._turn = 0  # which topic is read first
+        self._is_trickle = False  # the last look found one entry at most: wait for the next, do not look first
         self._has_ghosts = False
         self._search: asyncio.Task[None] | None = None  # for ghosts
         self._at_server = 0  # reads under way
@@ -91,10 +92,12 @@ class Intake:
             try:
                 if self._has_ghosts:
                     await self._lay_ghosts()
-                taken = await self._alone(self._take(self._in_turn(topics), credit))
                 left = deadline - loop.time()
-                if taken or reading.is_stopped or left <= 0:
-                    return taken
+                if left <= 0 or not self._is_trickle:
+                    taken = await self._alone(self._take(self._in_turn(topics), credit))
+                    left = deadline - loop.time()
+                    if taken or reading.is_stopped or left <= 0:
+                        return taken
                 waited = self._wait(reading, self._in_turn(topics), credit, min(left, LONGEST_BLOCK))
                 if taken := await self._alone(waited):
                     return taken
@@ -123,6 +126,7 @@ class Intake:
         if before:
             found = _completed(found, names, before)
         session.hold(found)
+        self._is_trickle = len(found) <= 1
         return found
 
     async def _wait(
@@ -130,6 +134,7 @@ class Intake:
     ) -> list[Delivery]:
         """Wait for the first entry of any topic, and take what there is by then."""
         session = self._session
+        self._is_trickle = False
         streams = [stream for name, _ in topics for stream in (f"{name}:again", name)]
         consumer = session.consumer(topics[0][0])
         head = ("XREADGROUP", "GROUP", "workers", consumer, "COUNT", 1, "BLOCK", max(1, int(block * 1000)), "STREAMS")

@@ -46,11 +46,10 @@ class BlockingReader:
             return None
         loop = asyncio.get_running_loop()
         deadline = loop.time() + block + DEADLINE
-        for other in before:
-            wire.send(Call(other, _ignore, deadline=deadline))
         self._future = loop.create_future()
         late = loop.call_later(block + DEADLINE, wire.abort, "no reply in time")
-        wire.send(Call(command, settler(self._future), deadline=deadline))
+        calls = [Call(other, _ignore, deadline=deadline) for other in before]
+        wire.send(*calls, Call(command, settler(self._future), deadline=deadline))
         try:
             return await self._future
         except ServerError as error:

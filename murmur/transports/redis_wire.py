@@ -99,19 +99,19 @@ class Wire(asyncio.Protocol):
         self.heard_at = self._loop.time()
         self.client_id: int | None = None  # None where the server tells nobody
 
-    def send(self, call: Call) -> None:
-        """Send a command; its reply, or the loss of the connection, finishes it."""
+    def send(self, *calls: Call) -> None:
+        """Send commands; each one's reply, or the loss of the connection, finishes it."""
         if self.is_closed:
-            self._on_lost([call], "closed")
+            self._on_lost(list(calls), "closed")
             return
-        self._calls.append(call)
-        call.was_sent = True
-        packed = hiredis.pack_command(call.command)  # type: ignore[arg-type]  # its stub allows one argument only
-        if len(self._calls) == 1 and not self._is_paused:
-            self._transport.write(packed)  # nothing is under way that it could be joined with
-            return
-        self._out.append(packed)
-        if not self._is_flushing:
+        is_idle = not self._calls
+        for call in calls:
+            self._calls.append(call)
+            call.was_sent = True
+            self._out.append(hiredis.pack_command(call.command))  # type: ignore[arg-type]  # its stub allows one argument only
+        if is_idle:
+            self._flush()  # nothing is under way that they could be joined with
+        elif not self._is_flushing:
             self._is_flushing = True
             self._loop.call_soon(self._flush)
 
