@@ -1,0 +1,80 @@
+"""`murmur`: finds the command, imports its file, and turns errors into one sentence and an exit code.
+
+Exit codes: 0 done, 1 the work failed, 2 bad usage. Every option also reads `MURMUR_<OPTION>`
+and `murmur.toml` or `[tool.murmur]` in pyproject.toml; the command line wins, then the
+environment, then the file.
+"""
+
+import importlib
+import sys
+from typing import Any, Final
+
+import click
+
+from murmur.cli.config import defaults
+
+_COMMANDS: Final = {
+    "agents": ("murmur.cli.agents", "List the agents that can be found, with what they take and return."),
+    "config": ("murmur.cli.config_show", "Show settings and where each comes from."),
+    "dead": ("murmur.cli.dead", "Look at dead letters."),
+    "gather": ("murmur.cli.gather", "Run many tasks from a JSONL file and write results to one."),
+    "run": ("murmur.cli.run", "Run one task and print its output as JSON."),
+    "worker": ("murmur.cli.worker", "Serve agents from a broker."),
+}
+
+
+class _Lazy(click.Group):
+    """A group whose commands are imported when they are called; the help needs only their first lines."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  click's signature
+        return sorted(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002  click's signature
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(_COMMANDS[cmd_name][0]).command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, _COMMANDS[name][1]) for name in self.list_commands(ctx)])
+
+
+@click.group(cls=_Lazy, context_settings={"auto_envvar_prefix": "MURMUR", "help_option_names": ["-h", "--help"]})
+@click.option("--tb", is_flag=True, help="Show tracebacks of errors.")
+@click.version_option(package_name="murmur-runtime", prog_name="murmur")
+@click.pass_context
+def cli(ctx: click.Context, *, tb: bool) -> None:
+    """Supervised agents on the broker you already run."""
+    ctx.obj = {"tb": tb}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    sys.exit(_run(arguments))
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        settings: dict[str, Any] = defaults()
+        code = cli.main(args=arguments, standalone_mode=False, default_map=settings, prog_name="murmur")
+        return code if isinstance(code, int) else 0
+    except click.exceptions.Exit as leave:
+        return leave.exit_code
+    except click.Abort:
+        return 1
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except Exception as error:
+        from murmur.errors import BadSetting, BadURL, MurmurError, UnknownAgent  # noqa: PLC0415  --help needs none
+
+        if "--tb" in arguments or not isinstance(error, MurmurError):
+            raise
+        click.echo(f"{error.code} {error}", err=True)
+        return 2 if isinstance(error, BadURL | BadSetting | UnknownAgent) else 1
+
+
+if __name__ == "__main__":
+    main()
