@@ -1,0 +1,57 @@
+"""A fleet of real worker processes on a real Redis, and the ledger of what they started and ended."""
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+APP = str(Path(__file__).with_name("fleet_agents.py"))
+
+
+class Fleet:
+    """Starts workers, and reads their ledger."""
+
+    def __init__(self, folder: Path) -> None:
+        self.ledger = folder / "ledger"
+        self.workers: list[subprocess.Popen[bytes]] = []
+
+    def start(self, broker: str, *arguments: str) -> subprocess.Popen[bytes]:
+        """Start a worker and return when it serves."""
+        command = (sys.executable, "-m", "murmur.cli.main", "worker", "start", "--app", APP, "--broker", broker)
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("MURMUR_")}
+        environment = {**clean, "PYTHONPATH": str(ROOT), "LEDGER": str(self.ledger)}
+        log = (self.ledger.parent / f"worker-{len(self.workers)}.log").open("wb")
+        worker = subprocess.Popen([*command, *arguments], env=environment, stderr=log, stdout=log)
+        log.close()
+        self.workers.append(worker)
+        return worker
+
+    def events(self, kind: str) -> list[list[str]]:
+        """Return the ledger's lines of a kind: task id, token, pid."""
+        if not self.ledger.exists():
+            return []
+        lines = (line.split() for line in self.ledger.read_text().splitlines())
+        return [line[1:] for line in lines if line[0] == kind]
+
+    def starts(self) -> Counter[str]:
+        """Return how often each task was started."""
+        return Counter(task for task, _, _ in self.events("start"))
+
+    def running_on(self, pid: int) -> set[str]:
+        """Return the tasks that a process started and did not end."""
+        mine = {(task, token) for task, token, by in self.events("start") if int(by) == pid}
+        return {task for task, _ in mine - {(task, token) for task, token, _ in self.events("end")}}
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Iterator[Fleet]:
+    fleet = Fleet(tmp_path)
+    yield fleet
+    for worker in fleet.workers:
+        worker.kill()
+        worker.wait()
