@@ -1,38 +1,77 @@
-"""Erlang/OTP supervision for Python: children that are kept alive, in an order, within limits."""
+"""Erlang/OTP supervision for Python: anyio tasks and operating-system processes."""
 
-from supervisors.core import Answer, Status
-from supervisors.reasons import StartFailed, SupervisorGaveUp
+from supervisors.backoff import Backoff
+from supervisors.child import ChildContext, Exit
+from supervisors.core import State
+from supervisors.errors import (
+    AlreadyPresent,
+    AlreadyStarted,
+    BadCombination,
+    DuplicateChild,
+    IntensityExceeded,
+    MaxChildren,
+    NotAlive,
+    NotFound,
+    RequestError,
+    Restarting,
+    Running,
+    SimpleOneForOne,
+    SpecError,
+    StartFailed,
+    SupervisorError,
+    SupervisorFailed,
+)
+from supervisors.intensity import Intensity
+from supervisors.opening import open_supervisor
 from supervisors.spec import (
     AutoShutdown,
-    Backoff,
     ChildSpec,
-    Intensity,
-    IntensityExceeded,
-    InvalidSpec,
+    ChildType,
+    Exceeded,
+    Init,
+    Isolation,
     Restart,
     Shutdown,
     Strategy,
     SupervisorSpec,
 )
-from supervisors.tasks import ChildContext, ChildInfo, Supervisor, open_supervisor
+from supervisors.supervisor import ChildCounts, ChildInfo, ChildRef, Supervisor
 
 __all__ = [
-    "Answer",
+    "AlreadyPresent",
+    "AlreadyStarted",
     "AutoShutdown",
     "Backoff",
+    "BadCombination",
     "ChildContext",
+    "ChildCounts",
     "ChildInfo",
+    "ChildRef",
     "ChildSpec",
+    "ChildType",
+    "DuplicateChild",
+    "Exceeded",
+    "Exit",
+    "Init",
     "Intensity",
     "IntensityExceeded",
-    "InvalidSpec",
+    "Isolation",
+    "MaxChildren",
+    "NotAlive",
+    "NotFound",
+    "RequestError",
     "Restart",
+    "Restarting",
+    "Running",
     "Shutdown",
+    "SimpleOneForOne",
+    "SpecError",
     "StartFailed",
-    "Status",
+    "State",
     "Strategy",
     "Supervisor",
-    "SupervisorGaveUp",
+    "SupervisorError",
+    "SupervisorFailed",
     "SupervisorSpec",
     "open_supervisor",
 ]

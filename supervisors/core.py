@@ -1,236 +1,394 @@
-"""The decisions of a supervisor, as generators that do no I/O and know no clock.
+"""The decision core: told what happened, it answers what to start and stop, in which order.
 
-Told what happened, a generator yields what is to be done, one effect at a time, and is
-sent how it went: `StartChild` → `Outcome`, `StopChild` → nothing, `Checkpoint` → nothing (requests
-are served there, between two attempts of a failing restart). A shell carries the effects
-out: see `supervisors.tasks`. Rules and their order are those of OTP's supervisor.
-Source: lib/stdlib/src/supervisor.erl, and scenarios recorded from it.
+It reproduces Erlang/OTP's supervisor (stdlib 4.2, supervisor.erl), as far as decisions go. Each public
+method is one decision, a generator: it yields effects, is sent a `Reply` for each, and returns the answer
+to a request, or raises its refusal. A supervisor does one decision at a time. No task, no clock, no I/O:
+the time comes in with each call and each reply, random numbers from the callable it is built with.
+
+Between two attempts of a failing restart the core does not loop. It yields `Retry`, which asks to be
+called again through `retry()` after everything that has arrived meanwhile: so requests are served.
 """
 
 import enum
 from collections.abc import Callable, Generator, Iterable
+from typing import TypeVar
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
-from supervisors.spec import AutoShutdown, ChildSpec, IntensityExceeded, Restart, Strategy, SupervisorSpec
+from supervisors.child import Failed, Ignored, Started, StartOutcome
+from supervisors.errors import (
+    AlreadyPresent,
+    AlreadyStarted,
+    IntensityExceeded,
+    MaxChildren,
+    NotFound,
+    Restarting,
+    Running,
+    SimpleOneForOne,
+    StartFailed,
+)
+from supervisors.reasons import Escalated, ExitReason, Stopped, Stuck, is_clean, is_doom
+from supervisors.spec import AutoShutdown, ChildSpec, Exceeded, Restart, Strategy, SupervisorSpec
 
 
-class Outcome(enum.Enum):
-    """How a start went."""
+class State(enum.Enum):
+    """What a child is doing, as `which_children` shows it."""
 
     UP = "up"
-    IGNORED = "ignored"  # the child declined to run; its specification is kept
-    FAILED = "failed"
-
-
-class Status(enum.Enum):
-    """Where a child stands."""
-
-    UP = "up"
-    UNDEFINED = "undefined"  # not running, and nobody is about to start it
-    RESTARTING = "restarting"  # an attempt failed; the next one is due
-
-
-class Answer(enum.Enum):
-    """What an administrative request is answered with."""
-
-    OK = "ok"
-    IGNORED = "ignored"
-    START_FAILED = "start_failed"
-    ALREADY_STARTED = "already_started"
-    ALREADY_PRESENT = "already_present"
-    NOT_FOUND = "not_found"
-    RUNNING = "running"
-    RESTARTING = "restarting"
+    UNDEFINED = "undefined"  # known, not running
+    RESTARTING = "restarting"  # failed; another attempt follows
+    PAUSED = "paused"  # failed too often; held back for a while
+    STUCK = "stuck"  # did not end when it was killed
 
 
 @define(eq=False)
-class Child:
-    """A child's specification and where it stands. `terminated`: by an operator, who alone brings it back."""
+class Slot:
+    """One child the supervisor knows: its spec, and the incarnation that runs, if any."""
 
     spec: ChildSpec
-    status: Status = Status.UNDEFINED
-    terminated: bool = False
+    key: str
+    state: State = State.UNDEFINED
+    incarnation: int = 0
+    info: object = None
+    up_since: float = 0.0
+    failures: int = 0  # in a row; sets the backoff
+    retry_at: float = 0.0
+    cause: ExitReason = field(factory=Stopped)  # of the latest failure
+    is_held: bool = False  # an operator terminated it
+
+    @property
+    def is_temporary(self) -> bool:
+        return self.spec.restart is Restart.TEMPORARY
 
 
 @frozen
-class StartChild:
-    """Start it, and send how that went."""
+class Start:
+    """Start this incarnation and reply its StartOutcome."""
 
-    child: Child
-
-
-@frozen
-class StopChild:
-    """Stop it, and come back when it has ended."""
-
-    child: Child
+    key: str
+    spec: ChildSpec
+    incarnation: int
 
 
 @frozen
-class Checkpoint:
-    """An attempt to restart this child failed: serve requests and other exits before the next."""
+class Stop:
+    """Stop these, in this order or all at once, and reply how each ended: a tuple in the same order."""
 
-    child: Child
+    keys: tuple[str, ...]
+    at_once: bool
 
 
-Effect = StartChild | StopChild | Checkpoint
-Steps = Generator[Effect, Outcome | None, None]
-Asked = Generator[Effect, Outcome | None, Answer]
+@frozen
+class Retry:
+    """Call `retry(key)` after `delay` seconds and after everything that has arrived by then. No reply."""
+
+    key: str
+    delay: float
+
+
+Effect = Start | Stop | Retry
+
+
+@frozen
+class Reply:
+    """What came of an effect, and when."""
+
+    outcome: StartOutcome | tuple[ExitReason, ...] | None
+    now: float
+
+
+T = TypeVar("T")
+Decision = Generator[Effect, Reply, T]
 
 
 @define(eq=False)
 class Core:
-    """One supervisor's children and what is done about them. `clock` gives seconds, for the intensity only."""
+    """State of one supervisor. `slots` is in start order; `ended` says why, once it has ended."""
 
     spec: SupervisorSpec
-    clock: Callable[[], float]
-    children: list[Child] = field(factory=list)
-    is_over: bool = False  # it gave up or shut itself down: all children are stopped
-    exceeded: IntensityExceeded | None = None
-    _window: tuple[float, ...] = ()
+    random: Callable[[], float]
+    slots: dict[str, Slot] = field(factory=dict, init=False)
+    ended: ExitReason | None = field(default=None, init=False)
+    _restarts: tuple[float, ...] = field(default=(), init=False)
+    _incarnations: int = field(default=0, init=False)
+    _started: int = field(default=0, init=False)  # dynamic children, for their keys
+    _doom: ExitReason | None = field(default=None, init=False)
 
-    def start(self) -> Generator[Effect, Outcome | None, Child | None]:
-        """Start all children in order. Returns the one that failed, after stopping those before it; else None."""
-        self.children = [Child(spec) for spec in self.spec.children]
-        failed = yield from self._start_all(list(self.children))
-        if failed is not None:
-            yield from self.stop()
-        return failed
+    # ---- what happens to a supervisor
 
-    def stop(self) -> Steps:
-        """Stop all children in reverse order."""
-        self.is_over = True
-        yield from self._stop_all(list(self.children))
-
-    def exited(self, child: Child, *, is_clean: bool) -> Steps:
-        """A running child ended by itself."""
-        restart = child.spec.restart
-        if restart is Restart.PERMANENT or (restart is Restart.TRANSIENT and not is_clean):
-            yield from self.restart(child)
+    def boot(self) -> Decision[None]:
+        """Start the children, in order. Raises StartFailed after stopping those that had started."""
+        if self.spec.is_simple:
             return
-        self._end(child)
-        if child.spec.significant and self._is_auto_shutdown():
-            yield from self.stop()
+        self.slots = {child.id: Slot(child, child.id) for child in self.spec.children}
+        failed = yield from self._start_all(list(self.slots.values()))
+        if failed is not None:
+            yield from self._end(failed.cause)
+            raise StartFailed(failed.key, failed.cause)
 
-    def restart(self, child: Child) -> Steps:
-        """Restart a child and its group, again while that fails, until the intensity is exceeded."""
-        while True:
-            try:
-                self._window = self.spec.intensity.admit(self._window, now=self.clock())
-            except IntensityExceeded as error:
-                self.exceeded = error
-                self._end(child)
-                yield from self.stop()
-                return
-            group = self._group(child)
-            child.status = Status.UNDEFINED
-            yield from self._stop_all([other for other in group if other is not child])
-            failed = yield from self._start_all([c for c in group if c is child or self._revives(c)])
-            if failed is None:
-                return
-            failed.status = Status.RESTARTING
-            child = failed
-            yield Checkpoint(child)
-            if self.is_over or child.status is not Status.RESTARTING or child not in self.children:
-                return
+    def exited(self, key: str, incarnation: int, reason: ExitReason, *, now: float) -> Decision[None]:
+        """A child ended by itself. One that is not the current incarnation is none of our business any more."""
+        slot = self.slots.get(key)
+        if slot is None or slot.incarnation != incarnation or slot.state is not State.UP or self.ended is not None:
+            return
+        self._consider(reason)
+        slot.cause = reason
+        if self._is_restarted(slot, reason):
+            yield from self._failed(slot, now=now)
+        else:
+            self._drop(slot)
+            if self._fires_auto_shutdown(slot):
+                yield from self._end(Stopped("auto_shutdown"))
+        yield from self._end_if_doomed()
 
-    # -- requests ------------------------------------------------------------------------------------------
+    def retry(self, key: str, *, now: float) -> Decision[None]:
+        """The time of another attempt has come. Void if the child came up, or was stopped, in the meantime."""
+        slot = self.slots.get(key)
+        if slot is None or slot.state not in (State.RESTARTING, State.PAUSED) or now < slot.retry_at:
+            return
+        yield from self._restart(slot, now=now)
+        yield from self._end_if_doomed()
 
-    def find(self, child_id: str) -> Child | None:
-        """Return the child of this id."""
-        return next((child for child in self.children if child.spec.id == child_id), None)
+    def shutdown(self, reason: ExitReason) -> Decision[None]:
+        """Stop the children in reverse order, and end."""
+        yield from self._end(reason)
 
-    def start_child(self, spec: ChildSpec) -> Asked:
-        """Add a child and start it. One that fails is not kept."""
-        self.spec.check(spec)
-        known = self.find(spec.id)
+    # ---- requests
+
+    def start_child(self, spec: ChildSpec) -> Decision[Slot | None]:
+        """Add a child and start it. Returns None if it declined and is temporary: nothing is kept of it then."""
+        if self.spec.is_simple:
+            raise SimpleOneForOne(spec.id)
+        self.spec.check_child(spec)
+        known = self.slots.get(spec.id)
         if known is not None:
-            return Answer.ALREADY_STARTED if known.status is Status.UP else Answer.ALREADY_PRESENT
-        child = Child(spec)
-        self.children.append(child)
-        outcome = yield from self._start(child)
-        if outcome is Outcome.FAILED:
-            self.children.remove(child)
-        return _answer(outcome)
+            raise AlreadyStarted(spec.id) if known.state in (State.UP, State.STUCK) else AlreadyPresent(spec.id)
+        return (yield from self._add(Slot(spec, spec.id)))
 
-    def terminate_child(self, child_id: str) -> Asked:
-        """Stop a child and keep its specification, unless it is temporary. Again is fine."""
-        child = self.find(child_id)
-        if child is None:
-            return Answer.NOT_FOUND
-        if child.status is Status.UP:
-            yield StopChild(child)
-        self._end(child)
-        child.terminated = True
-        return Answer.OK
+    def start_dynamic(self, args: tuple[object, ...], kwargs: dict[str, object]) -> Decision[Slot | None]:
+        """Start a child from the template, with `args` after the template's. Returns None if it declined."""
+        template = self.template
+        spec = evolve(template, args=template.args + args, kwargs={**template.kwargs, **kwargs})
+        self._started += 1
+        return (yield from self._add(Slot(spec, f"{template.id}#{self._started}")))
 
-    def restart_child(self, child_id: str) -> Asked:
-        """Start a child again that is not running."""
-        child = self.find(child_id)
-        if child is None:
-            return Answer.NOT_FOUND
-        if child.status is not Status.UNDEFINED:
-            return Answer.RUNNING if child.status is Status.UP else Answer.RESTARTING
-        return _answer((yield from self._start(child)))
+    def terminate_child(self, key: str) -> Decision[None]:
+        """Stop a child and keep its spec, unless it is temporary. Repeating it is no error."""
+        slot = self.slots.get(key)
+        if slot is None:
+            if self.spec.is_simple and self._was_ours(key):
+                return
+            raise SimpleOneForOne(key) if self.spec.is_simple and key == self.template.id else NotFound(key)
+        yield from self._stop_all([slot])
+        slot.is_held = True
+        yield from self._end_if_doomed()
 
-    def delete_child(self, child_id: str) -> Asked:
-        """Forget a child that is not running."""
-        child = self.find(child_id)
-        if child is None:
-            return Answer.NOT_FOUND
-        if child.status is not Status.UNDEFINED:
-            return Answer.RUNNING if child.status is Status.UP else Answer.RESTARTING
-        self.children.remove(child)
+    def restart_child(self, key: str) -> Decision[Slot]:
+        """Start a child that is known and does not run. A failure changes nothing and counts for nothing."""
+        slot = self._idle(key)
+        slot.is_held = False
+        outcome = yield from self._start(slot)
+        if isinstance(outcome, Failed):
+            slot.state = State.UNDEFINED if slot.state is not State.STUCK else slot.state
+            yield from self._end_if_doomed()
+            raise StartFailed(key, outcome.reason)
+        return slot
+
+    def delete_child(self, key: str) -> Decision[None]:
+        """Forget a child that does not run."""
+        del self.slots[self._idle(key).key]
         yield from ()
-        return Answer.OK
 
-    # -- inside --------------------------------------------------------------------------------------------
+    def child_spec(self, key: str) -> ChildSpec:
+        """The spec of a child; of a dynamic one the template, also when it has ended."""
+        if self.spec.is_simple:
+            if key in self.slots or self._was_ours(key):
+                return self.template
+            raise NotFound(key)
+        if key not in self.slots:
+            raise NotFound(key)
+        return self.slots[key].spec
 
-    def _start(self, child: Child) -> Generator[Effect, Outcome | None, Outcome]:
-        outcome = yield StartChild(child)
-        assert outcome is not None
-        if outcome is Outcome.UP:
-            child.status, child.terminated = Status.UP, False
-        elif outcome is Outcome.IGNORED:
-            self._end(child)
-        return outcome
+    @property
+    def template(self) -> ChildSpec:
+        """The spec that all dynamic children share."""
+        return self.spec.children[0]
 
-    def _start_all(self, children: Iterable[Child]) -> Generator[Effect, Outcome | None, Child | None]:
-        for child in children:
-            if (yield from self._start(child)) is Outcome.FAILED:
-                return child
-        return None
+    # ---- restarting
 
-    def _stop_all(self, children: list[Child]) -> Steps:
-        for child in reversed(children):
-            if child.status is Status.UP:
-                yield StopChild(child)
-            self._end(child)
+    def _is_restarted(self, slot: Slot, reason: ExitReason) -> bool:
+        if is_doom(reason) or slot.spec.restart is Restart.TEMPORARY:
+            return False
+        if slot.spec.restart is Restart.PERMANENT:
+            return True
+        return not is_clean(reason, escalation_is_clean=self.spec.escalation_is_clean)
 
-    def _end(self, child: Child) -> None:
-        """The child is not running and will not be restarted by itself: a temporary one is forgotten."""
-        child.status = Status.UNDEFINED
-        if child.spec.restart is Restart.TEMPORARY and child in self.children:
-            self.children.remove(child)
+    def _failed(self, slot: Slot, *, now: float) -> Decision[None]:
+        """A child that is to be restarted ended: do it at once, or after its backoff."""
+        backoff = slot.spec.backoff
+        if backoff is not None and now - slot.up_since >= backoff.reset_after:
+            slot.failures = 0
+        slot.state = State.UNDEFINED
+        delay = self._delay(slot)
+        if delay > 0:
+            yield from self._stop_all([s for s in self._group(slot) if s is not slot])
+            yield from self._try_later(slot, State.RESTARTING, delay=delay, now=now)
+        else:
+            yield from self._restart(slot, now=now)
 
-    def _group(self, child: Child) -> list[Child]:
-        if self.spec.strategy is Strategy.ONE_FOR_ONE:
-            return [child]
+    def _restart(self, slot: Slot, *, now: float) -> Decision[None]:
+        """One attempt: count it, stop what goes down with the child, start what comes up with it."""
+        try:
+            self._restarts = self.spec.intensity.admit(self._restarts, now=now)
+        except IntensityExceeded:
+            yield from self._exceeded(slot, now=now)
+            return
+        slot.state = State.UNDEFINED
+        slot.failures += 1
+        group = self._group(slot)
+        yield from self._stop_all([s for s in group if s is not slot])
+        failed = yield from self._start_all([s for s in group if s.key in self.slots and self._takes_part(s, slot)])
+        if failed is not None and self._doom is None:
+            if failed is not slot:
+                failed.failures += 1
+            yield from self._try_later(failed, State.RESTARTING, delay=self._delay(failed), now=now)
+
+    def _group(self, slot: Slot) -> list[Slot]:
+        slots = list(self.slots.values())
+        if self.spec.strategy is Strategy.ONE_FOR_ALL:
+            return slots
         if self.spec.strategy is Strategy.REST_FOR_ONE:
-            return self.children[self.children.index(child) :]
-        return list(self.children)
+            return slots[slots.index(slot) :]
+        return [slot]
 
-    def _revives(self, child: Child) -> bool:
-        return child in self.children and (self.spec.revive or not child.terminated)
+    def _takes_part(self, slot: Slot, failed: Slot) -> bool:
+        return slot is failed or self.spec.revive or not slot.is_held
 
-    def _is_auto_shutdown(self) -> bool:
+    def _delay(self, slot: Slot) -> float:
+        """The first restart in a row is immediate, the n-th after it waits the n-th delay."""
+        if slot.spec.backoff is None or slot.failures == 0:
+            return 0.0
+        return slot.spec.backoff.delay(slot.failures - 1, random=self.random())
+
+    def _try_later(self, slot: Slot, state: State, *, delay: float, now: float) -> Decision[None]:
+        slot.state = state
+        slot.retry_at = now + delay
+        yield Retry(slot.key, delay)
+
+    def _exceeded(self, slot: Slot, *, now: float) -> Decision[None]:
+        intensity = self.spec.intensity
+        if self.spec.exceeded is Exceeded.PAUSE:
+            self._restarts = ()
+            yield from self._stop_all([s for s in self._group(slot) if s is not slot])
+            yield from self._try_later(slot, State.PAUSED, delay=self.spec.pause, now=now)
+            return
+        self._drop(slot)
+        yield from self._end(Escalated(slot.key, slot.cause, intensity.max_restarts, intensity.period))
+
+    def _fires_auto_shutdown(self, slot: Slot) -> bool:
+        if not slot.spec.significant or self.spec.auto_shutdown is AutoShutdown.NEVER:
+            return False
         if self.spec.auto_shutdown is AutoShutdown.ANY_SIGNIFICANT:
             return True
-        return self.spec.auto_shutdown is AutoShutdown.ALL_SIGNIFICANT and not any(
-            child.spec.significant and child.status is not Status.UNDEFINED for child in self.children
-        )
+        return not any(s.spec.significant and s.state is not State.UNDEFINED for s in self.slots.values())
 
+    # ---- starting and stopping
 
-def _answer(outcome: Outcome) -> Answer:
-    return {Outcome.UP: Answer.OK, Outcome.IGNORED: Answer.IGNORED, Outcome.FAILED: Answer.START_FAILED}[outcome]
+    def _add(self, slot: Slot) -> Decision[Slot | None]:
+        if self.spec.max_children is not None and len(self.slots) >= self.spec.max_children:
+            raise MaxChildren(self.spec.max_children)
+        self.slots[slot.key] = slot
+        outcome = yield from self._start(slot)
+        if isinstance(outcome, Failed):
+            if slot.state is not State.STUCK:
+                del self.slots[slot.key]
+            yield from self._end_if_doomed()
+            raise StartFailed(slot.key, outcome.reason)
+        return slot if slot.key in self.slots else None
+
+    def _start_all(self, slots: Iterable[Slot]) -> Decision[Slot | None]:
+        """Start one after another. Returns the first that fails; those after it are not tried."""
+        for slot in slots:
+            if self._doom is not None:
+                return slot
+            slot.is_held = False
+            outcome = yield from self._start(slot)
+            if isinstance(outcome, Failed):
+                return slot
+        return None
+
+    def _start(self, slot: Slot) -> Decision[StartOutcome]:
+        self._incarnations += 1
+        slot.incarnation = self._incarnations
+        reply = yield Start(slot.key, slot.spec, slot.incarnation)
+        outcome = reply.outcome
+        match outcome:
+            case Started(info):
+                slot.state, slot.info, slot.up_since = State.UP, info, reply.now
+            case Ignored():
+                self._drop(slot)
+            case Failed(reason):
+                slot.cause = reason
+                slot.state = State.UNDEFINED
+                self._consider(reason, slot)
+            case _:
+                raise TypeError(f"Start was answered {outcome!r}, not with Started, Ignored or Failed")
+        return outcome
+
+    def _stop_all(self, slots: list[Slot]) -> Decision[None]:
+        """Stop those of `slots` that run, last one first, dynamic ones at once; forget the temporary ones."""
+        running = [slot for slot in reversed(slots) if slot.state is State.UP]
+        batches = [running] if self.spec.is_simple else [[slot] for slot in running]
+        for batch in batches:
+            if not batch:
+                continue
+            reply = yield Stop(tuple(slot.key for slot in batch), at_once=self.spec.is_simple)
+            if not isinstance(reply.outcome, tuple):
+                raise TypeError(f"Stop was answered {reply.outcome!r}, not with a tuple of reasons")
+            for slot, reason in zip(batch, reply.outcome, strict=True):
+                self._drop(slot)
+                self._consider(reason, slot)
+        for slot in slots:
+            if slot.state is not State.STUCK:
+                self._drop(slot)
+
+    def _drop(self, slot: Slot) -> None:
+        """The child does not run any more. What is temporary or dynamic is forgotten, spec and arguments too."""
+        slot.state = State.UNDEFINED
+        slot.info = None
+        if slot.is_temporary or self.spec.is_simple:
+            self.slots.pop(slot.key, None)
+
+    def _consider(self, reason: ExitReason, slot: Slot | None = None) -> None:
+        """Remember what no restart can mend; the decision in progress ends the supervisor at its end."""
+        if is_doom(reason):
+            self._doom = self._doom or reason
+        if slot is not None and isinstance(reason, Stuck):
+            slot.state = State.STUCK
+            self.slots[slot.key] = slot
+
+    def _end_if_doomed(self) -> Decision[None]:
+        if self._doom is not None:
+            yield from self._end(self._doom)
+
+    def _end(self, reason: ExitReason) -> Decision[None]:
+        if self.ended is None:
+            yield from self._stop_all(list(self.slots.values()))
+            self.ended = self._doom or reason
+
+    def _idle(self, key: str) -> Slot:
+        """The slot of a child that is known and does not run."""
+        if self.spec.is_simple:
+            raise SimpleOneForOne(key)
+        slot = self.slots.get(key)
+        if slot is None:
+            raise NotFound(key)
+        if slot.state in (State.UP, State.STUCK):
+            raise Running(key)
+        if slot.state is State.RESTARTING:
+            raise Restarting(key)
+        return slot
+
+    def _was_ours(self, key: str) -> bool:
+        name, _, number = key.rpartition("#")
+        return name == self.template.id and number.isdecimal() and 1 <= int(number) <= self._started

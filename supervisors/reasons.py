@@ -1,56 +1,100 @@
-"""Why a child ended: values, so that nothing a child raised can reach its siblings."""
+"""Exit reasons: how a child or a supervisor ended, as plain values.
 
-from attrs import frozen
+A supervisor decides by the reason alone, so a reason is data: equal reasons compare equal and
+nothing in them keeps a dead child alive, except the exception of a crash. What follows from a
+reason is decided in `core`; how a process's exit status becomes one is left to the process shell.
+"""
+
+from attrs import field, frozen
 
 
 @frozen
 class Normal:
-    """It returned."""
+    """The child finished by itself. Clean: a transient child is not started again."""
+
+    def __str__(self) -> str:
+        return "normal"
 
 
 @frozen
 class Stopped:
-    """Its supervisor asked it to."""
+    """The child ended because it was asked to, or says it ended on purpose. Clean."""
 
-
-@frozen(eq=False)
-class Crashed:
-    """It raised `error`."""
-
-    error: BaseException
+    detail: str = ""
 
     def __str__(self) -> str:
-        return f"{type(self.error).__name__}: {self.error}"
+        return f"stopped ({self.detail})" if self.detail else "stopped"
+
+
+@frozen
+class Crashed:
+    """The child raised. `error` is the exception, or its record when it comes from another process."""
+
+    error: BaseException = field(eq=str)
+
+    def __str__(self) -> str:
+        return f"crashed: {type(self.error).__name__}: {self.error}"
+
+
+@frozen
+class Killed:
+    """Ended without being asked: cancelled at once, or by a signal (`signal` > 0) when it is a process."""
+
+    signal: int = 0
+    detail: str = ""
+
+    def __str__(self) -> str:
+        text = f"killed by signal {self.signal}" if self.signal else "killed"
+        return f"{text} ({self.detail})" if self.detail else text
 
 
 @frozen
 class Stuck:
-    """It was cancelled and did not end in time. A task cannot be killed: only its process can."""
+    """A task swallowed its cancellation and outlived its shutdown time.
 
+    A task cannot be killed. So a second one must not be started beside it: every supervisor above
+    stops, and what owns the interpreter has to replace the process.
+    """
+
+    path: str
     waited: float  # seconds
 
-
-Reason = Normal | Stopped | Crashed | Stuck
-
-
-class StrayCancellation(RuntimeError):
-    """A child was cancelled, and neither its supervisor nor anybody around it had asked for that."""
-
-    def __init__(self) -> None:
-        super().__init__("the child was cancelled from inside: something it awaited was cancelled")
+    def __str__(self) -> str:
+        return f"{self.path} did not end {self.waited:g} s after it was cancelled; only its process can be killed"
 
 
-class StartFailed(Exception):
-    """A child did not come up."""
+@frozen
+class Fatal:
+    """The child raised SystemExit or KeyboardInterrupt: the whole tree stops and the root raises it again."""
 
-    def __init__(self, child_id: str, problem: str) -> None:
-        super().__init__(f"child {child_id!r} did not start: {problem}")
-        self.child_id = child_id
+    error: BaseException = field(eq=str)
+
+    def __str__(self) -> str:
+        return f"fatal: {type(self.error).__name__}: {self.error}"
 
 
-class SupervisorGaveUp(Exception):
-    """A supervisor restarted too often, and ended with all its children."""
+@frozen
+class Escalated:
+    """A supervisor gave up: its children needed more restarts than its intensity allows."""
 
-    def __init__(self, child_id: str, problem: str, limit: str) -> None:
-        super().__init__(f"child {child_id!r} kept ending, {limit}; last: {problem}")
-        self.child_id = child_id
+    child: str
+    cause: "ExitReason"
+    max_restarts: int
+    period: float  # seconds
+
+    def __str__(self) -> str:
+        allowed = f"{self.max_restarts} restarts within {self.period:g} s"
+        return f"gave up on {self.child!r} after more than {allowed}; at last it {self.cause}"
+
+
+ExitReason = Normal | Stopped | Crashed | Killed | Stuck | Fatal | Escalated
+
+
+def is_clean(reason: ExitReason, *, escalation_is_clean: bool = False) -> bool:
+    """Whether a transient child that ended so is left alone. OTP counts a supervisor's giving up as clean."""
+    return isinstance(reason, Normal | Stopped) or (escalation_is_clean and isinstance(reason, Escalated))
+
+
+def is_doom(reason: ExitReason) -> bool:
+    """Whether no restart can help: every supervisor above stops."""
+    return isinstance(reason, Stuck | Fatal)

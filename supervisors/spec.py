@@ -1,37 +1,46 @@
-"""What is to be supervised: children, strategies, limits. Frozen values, checked when built.
+"""Specifications: what a supervisor starts and how it treats failure. Names, meanings and defaults are OTP's.
 
-Names and meanings are those of Erlang/OTP; seconds are floats. Defaults that differ from
-OTP say so. How a specification is carried out is decided in `supervisors.core`.
+Specs are frozen and valid once built: a wrong value is refused where it is written, by name.
+Nothing here runs anything; what a spec means is decided in `core`.
 """
 
 import enum
+import inspect
+import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
-from attrs import field, frozen
+from attrs import Attribute, field, frozen
+from attrs.validators import optional
 
-
-class Strategy(enum.Enum):
-    """Who is restarted with a child that ended."""
-
-    ONE_FOR_ONE = "one_for_one"  # only itself
-    ONE_FOR_ALL = "one_for_all"  # everybody
-    REST_FOR_ONE = "rest_for_one"  # itself and those started after it
+from supervisors.backoff import Backoff
+from supervisors.errors import BadCombination, DuplicateChild, SpecError
+from supervisors.intensity import Intensity
+from supervisors.validation import member, positive, truth, whole_number
 
 
 class Restart(enum.Enum):
     """When a child that ended is started again."""
 
     PERMANENT = "permanent"  # always
-    TRANSIENT = "transient"  # unless it ended normally
-    TEMPORARY = "temporary"  # never; its specification is forgotten
+    TRANSIENT = "transient"  # when it crashed
+    TEMPORARY = "temporary"  # never, and its spec is forgotten
+
+
+class Strategy(enum.Enum):
+    """Who is restarted together with a child that failed."""
+
+    ONE_FOR_ONE = "one_for_one"
+    ONE_FOR_ALL = "one_for_all"
+    REST_FOR_ONE = "rest_for_one"
+    SIMPLE_ONE_FOR_ONE = "simple_one_for_one"  # one template, any number of children started on request
 
 
 class Shutdown(enum.Enum):
-    """How a child is stopped, where it is not a number of seconds to wait after asking."""
+    """How a child is stopped, where it is not a number of seconds: asked, waited for so long, then killed."""
 
-    BRUTAL_KILL = "brutal_kill"  # at once
-    INFINITY = "infinity"  # wait for as long as it takes
+    BRUTAL_KILL = "brutal_kill"
+    INFINITY = "infinity"
 
 
 class AutoShutdown(enum.Enum):
@@ -42,152 +51,184 @@ class AutoShutdown(enum.Enum):
     ALL_SIGNIFICANT = "all_significant"
 
 
-class IntensityExceeded(Exception):
-    """One restart too many within the period."""
+class ChildType(enum.Enum):
+    """What a child is; it only matters for counting and for the default `shutdown`."""
 
-    def __init__(self, restarts: int, period: float) -> None:
-        super().__init__(f"{restarts} restarts within {period:g} s")
-        self.restarts = restarts
-        self.period = period
+    WORKER = "worker"
+    SUPERVISOR = "supervisor"
 
 
-class InvalidSpec(ValueError):
-    """A specification that cannot work: names the field, the value, and what is allowed."""
+class Isolation(enum.Enum):
+    """Where a child runs."""
 
-    def __init__(self, name: str, value: object, allowed: str) -> None:
-        super().__init__(f"{name} must be {allowed}, got {value!r}")
-        self.name = name
-        self.value = value
+    TASK = "task"
+    PROCESS = "process"
 
 
-def _number(allowed: str, holds: Callable[[float], bool]) -> Callable[[Any, Any, Any], None]:
-    def check(owner: object, attribute: Any, value: Any) -> None:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not holds(value):
-            raise InvalidSpec(f"{type(owner).__name__}.{attribute.name}", value, allowed)
+class Exceeded(enum.Enum):
+    """What a supervisor does when there were more restarts than its intensity allows."""
 
-    return check
-
-
-def _member(kind: type) -> Callable[[Any, Any, Any], None]:
-    def check(owner: object, attribute: Any, value: Any) -> None:
-        if not isinstance(value, kind):
-            allowed = ", ".join(str(member) for member in kind) if issubclass(kind, enum.Enum) else kind.__name__
-            raise InvalidSpec(f"{type(owner).__name__}.{attribute.name}", value, f"one of {allowed}")
-
-    return check
+    ESCALATE = "escalate"  # stop all children and end
+    PAUSE = "pause"  # hold the failing child for `pause` seconds, then try again
 
 
-@frozen
-class Intensity:
-    """At most `max_restarts` restarts within any `period` seconds."""
-
-    max_restarts: int = field(default=3, validator=_number("a number, 0 or more", lambda n: n >= 0))
-    period: float = field(default=5.0, validator=_number("seconds, more than 0", lambda n: n > 0))
-
-    def admit(self, past: tuple[float, ...], *, now: float) -> tuple[float, ...]:
-        """Return the restarts that count from `now` on, this one included.
-
-        Args:
-            past: clock times of earlier restarts, seconds, oldest first; may be empty.
-            now: clock time of this restart, seconds; not before the last of `past`.
-        Returns: the times at most `period` old, oldest first; 1 to `max_restarts`.
-        Raises: IntensityExceeded, when there would be more than `max_restarts`.
-        Source: OTP Design Principles, "Maximum Restart Intensity".
-        """
-        recent = (*(t for t in past if now - t <= self.period), now)
-        if len(recent) > self.max_restarts:
-            raise IntensityExceeded(len(recent), self.period)
-        return recent
-
-
-@frozen
-class Backoff:
-    """How long to wait before a retry: `initial`·`factor`ⁿ seconds, at most `cap`, full jitter below that."""
-
-    initial: float = field(default=0.5, validator=_number("seconds, 0 or more", lambda n: n >= 0))
-    factor: float = field(default=2.0, validator=_number("at least 1", lambda n: n >= 1))
-    cap: float = field(default=30.0, validator=_number("seconds, 0 or more", lambda n: n >= 0))
-    jitter: bool = field(default=True, validator=_member(bool))
-
-    def delay(self, n: int, *, random: float) -> float:
-        """Return the seconds to wait before retry `n` (0-based). `random` in [0, 1) is the jitter."""
-        try:
-            longest = min(self.initial * self.factor**n, self.cap)
-        except OverflowError:
-            longest = self.cap
-        return longest * random if self.jitter else longest
-
-
-Start = Callable[..., Awaitable[None]]
-
-
-def _shutdown(_: object, __: object, value: Any) -> None:
-    is_seconds = isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
-    if not is_seconds and not isinstance(value, Shutdown):
-        raise InvalidSpec("ChildSpec.shutdown", value, "seconds, 0 or more, Shutdown.BRUTAL_KILL or Shutdown.INFINITY")
-
-
-def _callable(_: object, __: object, value: Any) -> None:
-    if not callable(value):
-        raise InvalidSpec("ChildSpec.start", value, "an async function that takes a ChildContext")
-
-
-def _id(_: object, __: object, value: Any) -> None:
+def _check_id(_: object, attribute: "Attribute[Any]", value: object) -> None:
     if not isinstance(value, str) or not value:
-        raise InvalidSpec("ChildSpec.id", value, "a text that is not empty")
+        raise SpecError(field=attribute.name, value=value, allowed="a string that is not empty")
+
+
+def _check_start(_: object, attribute: "Attribute[Any]", value: object) -> None:
+    if callable(value) or isinstance(value, SupervisorSpec | Init):
+        return
+    if isinstance(value, str) and all(part.strip() for part in value.partition(":")):
+        return
+    allowed = "an async function, a SupervisorSpec, an Init, or the text 'module:name' of an async function"
+    raise SpecError(field=attribute.name, value=value, allowed=allowed)
+
+
+def _check_shutdown(_: object, attribute: "Attribute[Any]", value: object) -> None:
+    if isinstance(value, Shutdown):
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+        allowed = "seconds, a finite number of at least 0, or Shutdown.BRUTAL_KILL, or Shutdown.INFINITY"
+        raise SpecError(field=attribute.name, value=value, allowed=allowed)
+
+
+def _check_backoff(_: object, attribute: "Attribute[Any]", value: object) -> None:
+    if value is not None and not isinstance(value, Backoff):
+        raise SpecError(field=attribute.name, value=value, allowed="a Backoff or None")
+
+
+def takes_context(start: Callable[..., object]) -> bool:
+    """Whether a start callable is given a ChildContext: it is, unless it accepts no parameter at all."""
+    try:
+        return bool(inspect.signature(start).parameters)
+    except (TypeError, ValueError):  # some built-in callables do not tell
+        return True
 
 
 @frozen(kw_only=True)
 class ChildSpec:
-    """One child: an async function that is called with a `ChildContext`, and `args` and `kwargs` after it.
+    """One child: how it starts, how it is stopped, and what its end means.
 
-    It is up once it called `ctx.ready()`; the next child starts then. `start_timeout`: seconds it may take for that.
-    `shutdown`: seconds it may take to end after it was cancelled. `significant`: see `AutoShutdown`.
+    `start` is an async function called as `start(ctx, *args, **kwargs)`, see `child.ChildContext`: the
+    child is ready when it calls `ctx.ready()`. One that accepts no parameters is called without, and is
+    ready the moment its task begins to run. A `SupervisorSpec` (or an `Init`) makes a supervisor below
+    this one. Times are seconds; `shutdown` defaults to 5, for a supervisor to `Shutdown.INFINITY`, and
+    `start_timeout` to 30, for a supervisor to None: its children have their own.
     """
 
-    id: str = field(validator=_id)
-    start: Start = field(validator=_callable)
-    args: tuple[Any, ...] = ()
+    id: str = field(validator=_check_id)
+    start: "Callable[..., Awaitable[object]] | SupervisorSpec | Init | str" = field(validator=_check_start)
+    args: tuple[Any, ...] = field(default=(), converter=tuple)
     kwargs: Mapping[str, Any] = field(factory=dict)
-    restart: Restart = field(default=Restart.PERMANENT, validator=_member(Restart))
-    shutdown: float | Shutdown = field(default=5.0, validator=_shutdown)
-    significant: bool = field(default=False, validator=_member(bool))
-    start_timeout: float = field(default=30.0, validator=_number("seconds, more than 0", lambda n: n > 0))
+    restart: Restart = field(default=Restart.PERMANENT, validator=member(Restart))
+    type: ChildType = field(validator=member(ChildType))
+    shutdown: float | Shutdown = field(validator=_check_shutdown)
+    significant: bool = field(default=False, validator=truth)
+    start_timeout: float | None = field(validator=optional(positive))
+    isolation: Isolation = field(default=Isolation.TASK, validator=member(Isolation))
+    backoff: Backoff | None = field(default=None, validator=_check_backoff)
+
+    @type.default  # noqa: A003 - OTP calls it so
+    def _type_of_start(self) -> ChildType:
+        return ChildType.SUPERVISOR if isinstance(self.start, SupervisorSpec | Init) else ChildType.WORKER
+
+    @shutdown.default
+    def _shutdown_of_type(self) -> float | Shutdown:
+        return Shutdown.INFINITY if self.type is ChildType.SUPERVISOR else 5.0
+
+    @start_timeout.default
+    def _start_timeout_of_type(self) -> float | None:
+        return None if self.type is ChildType.SUPERVISOR else 30.0
+
+    def __attrs_post_init__(self) -> None:
+        if self.significant and self.restart is Restart.PERMANENT:
+            raise BadCombination(
+                field=f"significant of child {self.id!r}",
+                value=True,
+                allowed="False with Restart.PERMANENT: a permanent child never ends for good",
+            )
+
+    @property
+    def grace(self) -> float | None:
+        """Seconds between asking the child to stop and killing it: 0 kills at once, None waits for ever."""
+        if isinstance(self.shutdown, Shutdown):
+            return None if self.shutdown is Shutdown.INFINITY else 0.0
+        return self.shutdown
 
 
-def _tupled(children: Iterable[ChildSpec]) -> tuple[ChildSpec, ...]:
+def _listed(children: Iterable[ChildSpec]) -> tuple[ChildSpec, ...]:
     return tuple(children)
 
 
 @frozen(kw_only=True)
 class SupervisorSpec:
-    """A supervisor and its children, in start order.
+    """A supervisor: its children in start order, and its answer to their failures.
 
-    `revive`: whether a group restart also starts children that an operator terminated or that ended normally, as OTP
-    does; not by default.
+    The fields after `children` go beyond OTP. `revive`: a group restart also starts children that an
+    operator terminated (OTP: it does). `escalation_is_clean`: a supervisor below that gave up counts as
+    a clean end, so a transient one stays down (OTP: it does).
     """
 
-    strategy: Strategy = field(default=Strategy.ONE_FOR_ONE, validator=_member(Strategy))
-    intensity: Intensity = field(factory=Intensity, validator=_member(Intensity))
-    auto_shutdown: AutoShutdown = field(default=AutoShutdown.NEVER, validator=_member(AutoShutdown))
-    children: tuple[ChildSpec, ...] = field(default=(), converter=_tupled)
-    revive: bool = field(default=False, validator=_member(bool))
+    strategy: Strategy = field(default=Strategy.ONE_FOR_ONE, validator=member(Strategy))
+    intensity: Intensity = field(factory=Intensity)
+    auto_shutdown: AutoShutdown = field(default=AutoShutdown.NEVER, validator=member(AutoShutdown))
+    children: tuple[ChildSpec, ...] = field(default=(), converter=_listed)
+    exceeded: Exceeded = field(default=Exceeded.ESCALATE, validator=member(Exceeded))
+    pause: float = field(default=15.0, validator=positive)
+    max_children: int | None = field(default=None, validator=optional(whole_number(1)))
+    revive: bool = field(default=False, validator=truth)
+    escalation_is_clean: bool = field(default=False, validator=truth)
 
     def __attrs_post_init__(self) -> None:
+        if not isinstance(self.intensity, Intensity):
+            raise SpecError(field="intensity", value=self.intensity, allowed="an Intensity(max_restarts, period)")
         seen: set[str] = set()
         for child in self.children:
             if not isinstance(child, ChildSpec):
-                raise InvalidSpec("SupervisorSpec.children", child, "ChildSpecs")
+                raise SpecError(field="children", value=child, allowed="ChildSpec only")
             if child.id in seen:
-                raise InvalidSpec("SupervisorSpec.children", child.id, "ChildSpecs with an id each of its own")
+                raise DuplicateChild(
+                    field="children", value=child.id, allowed="ChildSpecs with an id of their own each"
+                )
             seen.add(child.id)
-            self.check(child)
+            self.check_child(child)
+        if self.is_simple and len(self.children) != 1:
+            allowed = "exactly one ChildSpec, the template, with Strategy.SIMPLE_ONE_FOR_ONE"
+            raise SpecError(field="children", value=tuple(seen), allowed=allowed)
 
-    def check(self, child: ChildSpec) -> None:
-        """Raise `InvalidSpec` for a child that cannot stand under this supervisor."""
-        if not child.significant:
-            return
-        if self.auto_shutdown is AutoShutdown.NEVER:
-            raise InvalidSpec(f"significant of {child.id!r}", True, "False under AutoShutdown.NEVER")
-        if child.restart is Restart.PERMANENT:
-            raise InvalidSpec(f"significant of {child.id!r}", True, "False for a permanent child")
+    @property
+    def is_simple(self) -> bool:
+        """Whether all children come from one template."""
+        return self.strategy is Strategy.SIMPLE_ONE_FOR_ONE
+
+    def check_child(self, child: ChildSpec) -> None:
+        """Refuse a child that does not go with this supervisor."""
+        if child.significant and self.auto_shutdown is AutoShutdown.NEVER:
+            raise BadCombination(
+                field=f"significant of child {child.id!r}",
+                value=True,
+                allowed="False with AutoShutdown.NEVER: nothing would follow from it",
+            )
+        if child.backoff is not None and self.exceeded is Exceeded.ESCALATE:
+            self._check_backoff(child.id, child.backoff)
+
+    def _check_backoff(self, child: str, backoff: Backoff) -> None:
+        """Refuse delays so long that a child that always fails would never use up the intensity."""
+        span = math.fsum(backoff.longest(n) for n in range(min(self.intensity.max_restarts, 10_000)))
+        if span > self.intensity.period:
+            raise BadCombination(
+                field=f"backoff of child {child!r}",
+                value=backoff,
+                allowed=f"quick enough for {self.intensity}: its first {self.intensity.max_restarts} delays add up to "
+                f"{span:g} s, so a child that always fails would never reach {self.intensity.max_restarts} restarts "
+                f"within {self.intensity.period:g} s; shorten the backoff, lengthen the period, or use Exceeded.PAUSE",
+            )
+
+
+@frozen
+class Init:
+    """A supervisor whose spec is made anew at each start, as OTP's init/1: `make` returns it, or None to decline."""
+
+    make: Callable[[], SupervisorSpec | None]

@@ -8,19 +8,23 @@ import anyio.lowlevel
 import pytest
 
 from supervisors import (
-    Answer,
+    AlreadyPresent,
+    AlreadyStarted,
     AutoShutdown,
     Backoff,
     ChildContext,
+    ChildCounts,
     ChildSpec,
     Intensity,
     IntensityExceeded,
-    InvalidSpec,
+    NotFound,
     Restart,
+    Running,
+    SpecError,
     StartFailed,
-    Status,
+    State,
     Strategy,
-    SupervisorGaveUp,
+    SupervisorFailed,
     SupervisorSpec,
     open_supervisor,
 )
@@ -79,8 +83,8 @@ def spec(
 async def test_children_start_in_order_and_stop_in_reverse() -> None:
     log = Log()
     async with open_supervisor(spec(log.child("a"), log.child("b"), log.child("c"))) as sup:
-        assert [c.status for c in sup.which_children()] == [Status.UP] * 3
-        assert sup.count_children() == {"specs": 3, "active": 3}
+        assert [c.state for c in sup.which_children()] == [State.UP] * 3
+        assert sup.count_children() == ChildCounts(specs=3, active=3, supervisors=0, workers=3)
     assert log.lines == ["start a", "start b", "start c", "stop c", "stop b", "stop a"]
 
 
@@ -116,12 +120,12 @@ async def test_restart_types(restart: Restart, error: Exception | None, is_resta
         await log.until(3 if is_restarted else 2)
         await anyio.wait_all_tasks_blocked()
         assert log.lines.count("start a") == (2 if is_restarted else 1)
-        assert sup.count_children()["specs"] == (0 if restart is Restart.TEMPORARY else 1)
+        assert sup.count_children().specs == (0 if restart is Restart.TEMPORARY else 1)
 
 
 async def test_one_restart_too_many_ends_the_supervisor_and_its_block() -> None:
     log = Log()
-    with pytest.raises(SupervisorGaveUp, match=r"'b' kept ending, 2 restarts within 60 s; last: RuntimeError: boom"):
+    with pytest.raises(SupervisorFailed, match=r"gave up on 'b' after more than 1 restarts within 60 s; .* boom"):
         async with open_supervisor(spec(log.child("a"), log.child("b", error=RuntimeError("boom")), restarts=1)):
             log.crash["b"].set()
             await log.until(4)
@@ -136,7 +140,7 @@ async def test_a_failing_start_stops_those_before_it() -> None:
     async def fails(_: ChildContext) -> None:
         raise ValueError("no port")
 
-    with pytest.raises(StartFailed, match="'b' did not start: ValueError: no port"):
+    with pytest.raises(StartFailed, match="'b' failed to start: crashed: ValueError: no port"):
         async with open_supervisor(spec(log.child("a"), ChildSpec(id="b", start=fails))):
             pytest.fail("the block must not run")
     assert log.lines == ["start a", "stop a"]
@@ -149,10 +153,10 @@ async def test_a_child_that_never_gets_ready_fails_its_start() -> None:
     async def returns(_: ChildContext) -> None:
         return
 
-    with pytest.raises(StartFailed, match=r"not ready within 0.05 s"):
+    with pytest.raises(StartFailed, match=r"not ready after 0.05 s"):
         async with open_supervisor(spec(ChildSpec(id="a", start=silent, start_timeout=0.05))):
             pytest.fail("the block must not run")
-    with pytest.raises(StartFailed, match="returned before it was ready"):
+    with pytest.raises(StartFailed, match="returned before it called"):
         async with open_supervisor(spec(ChildSpec(id="a", start=returns))):
             pytest.fail("the block must not run")
 
@@ -162,24 +166,31 @@ async def test_a_child_may_decline() -> None:
         ctx.ignore()
 
     async with open_supervisor(spec(ChildSpec(id="a", start=declines))) as sup:
-        assert sup.count_children() == {"specs": 1, "active": 0}
+        assert sup.count_children() == ChildCounts(specs=1, active=0, supervisors=0, workers=1)
 
 
 async def test_requests_are_answered_as_otp_does() -> None:
     log = Log()
     async with open_supervisor(spec(log.child("a"))) as sup:
-        assert await sup.start_child(log.child("a")) is Answer.ALREADY_STARTED
-        assert await sup.start_child(log.child("b")) is Answer.OK
-        assert await sup.delete_child("b") is Answer.RUNNING
-        assert await sup.restart_child("b") is Answer.RUNNING
-        assert await sup.terminate_child("b") is Answer.OK
-        assert await sup.terminate_child("b") is Answer.OK
-        assert await sup.start_child(log.child("b")) is Answer.ALREADY_PRESENT
-        assert await sup.restart_child("b") is Answer.OK
-        assert await sup.terminate_child("b") is Answer.OK
-        assert await sup.delete_child("b") is Answer.OK
-        assert await sup.delete_child("b") is Answer.NOT_FOUND
-        with pytest.raises(InvalidSpec, match="significant of 'c'"):
+        with pytest.raises(AlreadyStarted):
+            await sup.start_child(log.child("a"))
+        started = await sup.start_child(log.child("b"))
+        assert started is not None
+        assert started.id == "b"
+        with pytest.raises(Running):
+            await sup.delete_child("b")
+        with pytest.raises(Running):
+            await sup.restart_child("b")
+        await sup.terminate_child("b")
+        await sup.terminate_child("b")
+        with pytest.raises(AlreadyPresent):
+            await sup.start_child(log.child("b"))
+        await sup.restart_child("b")
+        await sup.terminate_child("b")
+        await sup.delete_child("b")
+        with pytest.raises(NotFound):
+            await sup.delete_child("b")
+        with pytest.raises(SpecError, match="significant of child 'c'"):
             await sup.start_child(log.child("c", significant=True, restart=Restart.TRANSIENT))
 
 
@@ -230,22 +241,30 @@ def raising(make: Callable[[], BaseException]) -> Callable[[ChildContext], objec
     return run
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: SystemExit(3),
-        KeyboardInterrupt,
-        lambda: BaseExceptionGroup("many", [ValueError("a"), KeyboardInterrupt()]),
-    ],
-)
+@pytest.mark.parametrize("make", [lambda: ExceptionGroup("many", [ValueError("a")]), lambda: BaseException("odd")])
 async def test_nothing_a_child_raises_reaches_its_siblings(make: Callable[[], BaseException]) -> None:
     log = Log()
     misbehaving = ChildSpec(id="b", start=raising(make), restart=Restart.TEMPORARY)  # type: ignore[arg-type]
     async with open_supervisor(spec(log.child("a"), misbehaving)) as sup:
         with anyio.fail_after(5):
-            while sup.count_children()["specs"] > 1:
+            while sup.count_children().specs > 1:
                 await anyio.sleep(0.001)
         assert log.lines == ["start a"]
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: SystemExit(3), lambda: BaseExceptionGroup("many", [ValueError("a"), SystemExit(3)])]
+)
+async def test_an_exit_of_the_interpreter_stops_the_tree_in_order_and_goes_on(
+    make: Callable[[], BaseException],
+) -> None:
+    log = Log()
+    fatal = ChildSpec(id="c", start=raising(make), restart=Restart.TEMPORARY)  # type: ignore[arg-type]
+    inner = ChildSpec(id="inner", start=spec(log.child("b"), fatal), restart=Restart.TEMPORARY)
+    with pytest.raises(SystemExit, match="3"):
+        async with open_supervisor(spec(log.child("a"), inner)):
+            await anyio.sleep_forever()
+    assert log.lines == ["start a", "start b", "stop b", "stop a"]
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
@@ -271,30 +290,9 @@ async def test_a_stray_cancellation_ends_only_its_child(anyio_backend: str) -> N
     ]
     async with open_supervisor(spec(log.child("a"), *strays)) as sup:
         async with asyncio.timeout(5):
-            while sup.count_children()["specs"] > 1:
+            while sup.count_children().specs > 1:
                 await asyncio.sleep(0.001)
         assert log.lines == ["start a"]
-
-
-def test_faulty_specs_name_the_field_the_value_and_what_is_allowed() -> None:
-    async def start(_: ChildContext) -> None: ...
-
-    faulty: list[tuple[Callable[[], object], str]] = [
-        (lambda: ChildSpec(id="", start=start), r"ChildSpec.id must be a text that is not empty, got ''"),
-        (lambda: ChildSpec(id="a", start="x"), r"ChildSpec.start must be an async function .* got 'x'"),  # type: ignore[arg-type]
-        (lambda: ChildSpec(id="a", start=start, shutdown=-1), r"ChildSpec.shutdown must be seconds, .* got -1"),
-        (lambda: ChildSpec(id="a", start=start, restart="always"), r"ChildSpec.restart .* got 'always'"),  # type: ignore[arg-type]
-        (lambda: ChildSpec(id="a", start=start, start_timeout=0), r"start_timeout must be seconds, more than 0, got 0"),
-        (lambda: Intensity(max_restarts=-1), r"Intensity.max_restarts must be a number, 0 or more, got -1"),
-        (lambda: Intensity(period=0), r"Intensity.period must be seconds, more than 0, got 0"),
-        (lambda: Backoff(factor=0.5), r"Backoff.factor must be at least 1, got 0.5"),
-        (lambda: SupervisorSpec(strategy="all"), r"SupervisorSpec.strategy .* got 'all'"),  # type: ignore[arg-type]
-        (lambda: spec(*[ChildSpec(id="a", start=start)] * 2), r"an id each of its own, got 'a'"),
-        (lambda: spec(ChildSpec(id="a", start=start, significant=True)), r"significant of 'a' must be False"),
-    ]
-    for make, message in faulty:
-        with pytest.raises(InvalidSpec, match=message):
-            make()
 
 
 def test_restarts_older_than_the_period_do_not_count() -> None:
