@@ -69,7 +69,8 @@ class Tree:
         self.queue = queue
         self.publisher = publisher
         self._worker_id = worker_id
-        self._prefetch = prefetch
+        # At most half the slots in one read: while one half is fetched or written, the other works.
+        self._read_at_most = min(prefetch, max(1, concurrency // 2))
         self._lease = lease
         self._max_deliveries = max_deliveries
         self._room = asyncio.Event()
@@ -192,7 +193,7 @@ class Tree:
             if not room:
                 await self._room.wait()
                 continue
-            deliveries = await self._received(room, min(self.crew.slots.free, self._prefetch))
+            deliveries = await self._received(room, min(self.crew.slots.free, self._read_at_most))
             if deliveries:
                 await self._begun(deliveries)
 
