@@ -18,11 +18,11 @@ for at = first, #ARGV, 4 do
   local profile = 4 + 3 * ARGV[at]
   local topic, inbox, i = ARGV[profile], ARGV[profile + 2], ARGV[at + 1]
   local row = rows .. i
-  local v = redis.call('HMGET', row, 'state', 'result', 'reply_to', 'entry')
-  if not v[1] then
+  if redis.call('EXISTS', row) == 0 then
     local ref = moves and enqueue(topic, i, ARGV[at + 2], ARGV[at + 3], 0, 0, false) or ''
     redis.call('HSET', row, 'state', 'queued', 'agent', ARGV[profile + 1], 'topic', topic, 'entry', ref, 'reply_to', inbox)
   else
+    local v = redis.call('HMGET', row, 'state', 'result', 'reply_to', 'entry')
     stood[#stood + 1] = {(at - first) / 4, v[1], v[2]}
     if not is_over(v[1]) then
       if inbox ~= '' and inbox ~= v[3] then redis.call('HSET', row, 'reply_to', inbox) end

@@ -13,7 +13,7 @@ local function hand_out(t, ref, i, d, h, n)
   local topic, item = KEYS[t], {t, ref, n, i, d, h}
   if rows ~= '' and i ~= '' then
     local row = rows .. i
-    local v = redis.call('HMGET', row, 'state', 'entry', 'token', 'failures', 'crashes', 'lapses', 'errors')
+    local v = redis.call('HMGET', row, 'state', 'entry', 'token')
     if v[1] then
       if is_over(v[1]) then finish(row, topic, ref, retention) return 0 end
       if v[2] ~= ref then
@@ -23,9 +23,10 @@ local function hand_out(t, ref, i, d, h, n)
       local token = (tonumber(v[3]) or 0) + 1
       redis.call('HSET', row, 'state', 'leased', 'token', token, 'owner', owner)
       item[7] = token
-      if v[4] or v[6] then
-        for k = 4, 6 do item[k + 4] = tonumber(v[k]) or 0 end
-        item[11] = v[7] or ''
+      if v[3] then
+        local past = redis.call('HMGET', row, 'failures', 'crashes', 'lapses', 'errors')
+        for k = 1, 3 do item[k + 7] = tonumber(past[k]) or 0 end
+        item[11] = past[4] or ''
       end
     end
   end
