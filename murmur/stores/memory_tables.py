@@ -206,6 +206,7 @@ class MemoryTables:
                         for listener in self.listeners:
                             listener.give(task_id)
                     if not row.state.is_terminal:
+                        row.settled_as = None
                         self._end(row, CANCELLED, result, forgotten_at)
                     states[task_id] = row.state
         return states

@@ -254,6 +254,19 @@ class EndingContract:
         assert hearing.done()
         assert hearing.result() == task_id
 
+    @pytest.mark.parametrize("verb", ["fail", "release"])
+    async def test_what_was_given_back_before_a_cancel_is_not_given_back_after_it(
+        self, harness: StoreHarness, verb: str
+    ) -> None:
+        party, (task_id,) = await harness.party("p"), harness.ids(1)
+        await party.admit(task_id)
+        (claim,) = await party.claim(task_id)
+        await VERBS[verb](party, claim)
+        await party.store.cancel({task_id: b'"cancelled"'})
+        row = await party.row(task_id)
+        assert await VERBS[verb](party, claim) is Written.STALE
+        assert await party.row(task_id) == row
+
     async def test_what_is_over_or_unknown_is_not_cancelled(self, harness: StoreHarness) -> None:
         party, (over, unknown) = await harness.party("p"), harness.ids(2)
         await party.admit(over)

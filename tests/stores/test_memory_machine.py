@@ -156,7 +156,7 @@ class MemoryStoreMachine(RuleBasedStateMachine):
             assert states == {}
             return
         if not model.state.is_terminal:
-            model.state, model.result = State.CANCELLED, result
+            model.state, model.result, model.last = State.CANCELLED, result, None
         assert states == {task_id: model.state}
 
     @rule(seconds=st.sampled_from((0.5, 3.0, LEASE, 2 * LEASE)))
