@@ -163,7 +163,10 @@ class RedisStore:
         rows: list[Row | None] = []
         for part in _parts(task_ids):
             reply = await self._link.run(_READ, (), (self._keys.rows, *part), is_repeatable=True)
-            rows += map(row_of, part, cast(list[Reply], reply))
+            rows += [
+                row_of(one, values, self._keys.topics)
+                for one, values in zip(part, cast(list[Reply], reply), strict=True)
+            ]
         return rows
 
     # -- beside the rows --------------------------------------------------------------------------------------------
@@ -232,16 +235,15 @@ class RedisStore:
         for part in _parts(requests):
             arguments: list[Argument] = [*head, secrets.token_hex(8)]
             for one in part:
-                topic = one.delivery.topic
-                consumer = self._mailbox.session.consumer(topic) if self._mailbox else ""
-                arguments += (topic, consumer, hold_of(one.delivery).ref, one.task_id, one.agent, one.reply_to or "")
+                hold = hold_of(one.delivery)
+                arguments += (one.delivery.topic, hold.consumer, hold.ref, one.task_id, one.reply_to or "")
             reply = await self._link.run(_GRANT, (), arguments, is_repeatable=True)
             grants += map(grant_of, part, cast(list[Reply], reply))
         return grants
 
 
 def connect(url: str, *, namespace: str, retention: float, mailbox: Transport | None) -> RedisStore:
-    """Return a store, fused with `mailbox` if that is a Redis transport of the same URL."""
+    """Return a store, fused with `mailbox` if that is a Redis transport of this URL; not connected before `open`."""
     fused = mailbox if isinstance(mailbox, RedisTransport) and mailbox.session.link.url == url else None
     return RedisStore(url, namespace=namespace, retention=retention, mailbox=fused)
 

@@ -96,7 +96,7 @@ class Ledger:
 
     def _return_call(self, returns: list[Return], finish: Finish) -> Call:
         keys = self._keys
-        return self._call(_REQUEUE, [keys.rows, self._moves, *returning(returns, keys.topics)], finish)
+        return self._call(_REQUEUE, [keys.rows, self._moves, *returning(returns)], finish)
 
     def _call(self, script: Script, arguments: list[Argument], finish: Finish) -> Call:
         return self._link.script_call(script, (), arguments, finish, is_repeatable=True)

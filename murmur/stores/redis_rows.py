@@ -3,7 +3,7 @@
 Values that many tasks of one call share (topic, agent, inbox) travel once, as profiles.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final, cast
 
 from attrs import frozen
@@ -16,7 +16,7 @@ from murmur.transports.redis_wire import Argument, Reply
 
 WRITTEN: Final = {ord("0"): Written.STALE, ord("1"): Written.STORED, ord("2"): Written.REPEATED}
 _STATES: Final = {state.value.encode(): state for state in State}
-_UNHELD: Final = Hold(b"")
+_UNHELD: Final = Hold(b"", "")
 
 
 @frozen(eq=False)
@@ -26,7 +26,7 @@ class Ending:
     claim: Claim
     state: str
     result: bytes
-    letter: bytes = b""
+    letter: bytes | None = None  # there if, and only if, the state is `dead`
 
 
 @frozen(eq=False)
@@ -43,13 +43,12 @@ class Return:
 
 
 class Profiles:
-    """Collects what tasks of one call share; `arguments` come before those of the tasks."""
+    """Collects what many tasks of one call share; `arguments` come before those of the tasks."""
 
-    def __init__(self, expand: Callable[[tuple[str, ...]], tuple[str, ...]] = tuple) -> None:
-        self._expand = expand
-        self._numbers: dict[tuple[str, ...], int] = {}
+    def __init__(self) -> None:
+        self._numbers: dict[tuple[Argument, ...], int] = {}
 
-    def number(self, one: tuple[str, ...]) -> int:
+    def number(self, one: tuple[Argument, ...]) -> int:
         """Return the number of a profile, from 0."""
         number = self._numbers.get(one)
         if number is None:
@@ -57,11 +56,8 @@ class Profiles:
         return number
 
     def arguments(self) -> list[Argument]:
-        """Return how many there are, and each in full."""
-        arguments: list[Argument] = [len(self._numbers)]
-        for one in self._numbers:
-            arguments += self._expand(one)
-        return arguments
+        """Return how many there are, and what is in them."""
+        return [len(self._numbers), *(part for one in self._numbers for part in one)]
 
 
 def hold_of(delivery: Delivery) -> Hold:
@@ -76,7 +72,7 @@ def admitting(tasks: Sequence[NewTask]) -> list[Argument]:
     arguments: list[Argument] = []
     for task in tasks:
         headers = encoded_headers(task.headers) if task.headers else b""
-        profile = profiles.number((task.topic, task.agent, task.reply_to or ""))
+        profile = profiles.number((task.topic, task.reply_to or ""))
         arguments += (profile, task.task_id, task.body, headers)
     return profiles.arguments() + arguments
 
@@ -97,24 +93,23 @@ def admitted(tasks: Sequence[NewTask], reply: Reply, start: int) -> list[Admissi
 
 def ending(endings: Sequence[Ending], topics: Topics) -> list[Argument]:
     """Return the arguments of `complete.lua` from the profiles on."""
-
-    def expand(one: tuple[str, ...]) -> tuple[str, ...]:
-        agent = topics.agent_of(one[0])
-        return (one[0], agent, one[1], topics.dead(agent))
-
-    profiles = Profiles(expand)
+    profiles = Profiles()
     arguments: list[Argument] = []
     for one in endings:
         claim = one.claim
-        profile = profiles.number((claim.delivery.topic, claim.reply_to or ""))
-        ref = hold_of(claim.delivery).ref
-        arguments += (profile, ref, claim.task_id, claim.token, one.state, one.result, one.letter)
+        topic = claim.delivery.topic
+        dead = topics.dead(topics.agent_of(topic)) if one.letter is not None else ""
+        counts = (claim.failures, claim.crashes, claim.lapses, encoded_notes(claim.errors))
+        profile = profiles.number((topic, claim.reply_to or "", one.state, dead, *counts))
+        arguments += (profile, hold_of(claim.delivery).ref, claim.task_id, claim.token, one.result)
+        if one.letter is not None:
+            arguments.append(one.letter)
     return profiles.arguments() + arguments
 
 
-def returning(returns: Sequence[Return], topics: Topics) -> list[Argument]:
+def returning(returns: Sequence[Return]) -> list[Argument]:
     """Return the arguments of `requeue.lua` from the profiles on."""
-    profiles = Profiles(lambda one: (one[0], topics.agent_of(one[0]), one[1]))
+    profiles = Profiles()
     arguments: list[Argument] = []
     for one in returns:
         claim, delivery = one.claim, one.claim.delivery
@@ -157,28 +152,29 @@ def grant_of(request: GrantRequest, answer: Reply) -> Grant:
         return Finished(request.task_id, request.delivery, _STATES[state], result)
     crashes, lapses, errors = cast(tuple[int, int, bytes], tuple(more))
     hold = hold_of(request.delivery)
-    hold = Hold(hold.ref) if hold is _UNHELD else hold
+    hold = Hold(b"", "") if hold is _UNHELD else hold
     hold.token, hold.failures, hold.crashes, hold.lapses = code, second, crashes, lapses
     hold.errors, hold.task_id = error_notes(errors), request.task_id
     return granted(request, hold)
 
 
-def row_of(task_id: str, values: Reply) -> Row | None:
+def row_of(task_id: str, values: Reply, topics: Topics) -> Row | None:
     """Return a row as `read.lua` answers it."""
     if values is None:
         return None
-    state, agent, token, failures, crashes, lapses, owner, result, errors = cast(list[bytes | None], values)
-    stands = _STATES[state or b""]
+    state, topic, _entry, _inbox, *counts = cast(list[bytes | None], values)
+    token, failures, crashes, lapses = (int(one or 0) for one in counts[:4])
+    errors, result, *owner = counts[4:]
     return Row(
         task_id,
-        (agent or b"").decode(),
-        stands,
-        token=int(token or 0),
-        attempts=int(token or 0),
-        failures=int(failures or 0),
-        crashes=int(crashes or 0),
-        lapses=int(lapses or 0),
-        owner=(owner or b"").decode() if stands is State.LEASED else None,
+        topics.agent_of((topic or b"").decode()),
+        _STATES[state or b""],
+        token=token,
+        attempts=token,
+        failures=failures,
+        crashes=crashes,
+        lapses=lapses,
+        owner=owner[0].decode() if owner and owner[0] and state == b"leased" else None,
         result=result,
         errors=error_notes(errors or b""),
     )

@@ -14,7 +14,7 @@ from murmur.errors import BrokerRefused, BrokerUnreachable, OutcomeUnknown, Wron
 from murmur.transport import Caps, Delivery, Outgoing, Receipt, Refusal, Settled, TopicKind, TopicSpec, TopicStats
 from murmur.transports.redis_intake import Intake
 from murmur.transports.redis_keeper import RENEW, LeaseKeeper
-from murmur.transports.redis_outlet import MAX_BODY, Outlet, grouped
+from murmur.transports.redis_outlet import MAX_BODY, Outlet, consumer_of, grouped
 from murmur.transports.redis_reader import InboxReader
 from murmur.transports.redis_scripts import load
 from murmur.transports.redis_session import Rows, Session
@@ -61,7 +61,7 @@ class RedisTransport:
         topics = [spec.name for spec in specs if spec.kind is TopicKind.WORK]
         if topics:
             await session.link.run(_DECLARE, topics, (), is_repeatable=True)
-        session.specs |= {spec.name: spec for spec in specs}
+        session.learn(specs)
         if topics:
             await self._upkeep.inherit(topics)
 
@@ -149,7 +149,7 @@ class RedisTransport:
         """Renew leases now, for a fused store; say which are still ours."""
         session = self.session
         answers: dict[Delivery, bool] = {}
-        for consumer, theirs in grouped(deliveries, lambda one: session.consumer(one.topic)):
+        for consumer, theirs in grouped(deliveries, consumer_of):
             arguments = [part for one in theirs for part in session.lease_of(one)]
             reply = await session.link.run(RENEW, (), (session.rows.prefix, consumer, *arguments), is_repeatable=True)
             answers |= zip(theirs, (code == ord("1") for code in cast(bytes, reply)), strict=True)
@@ -177,8 +177,8 @@ class RedisTransport:
     async def _leave(self) -> None:
         """Leave nothing of us behind but what is unread."""
         session = self.session
-        for consumer, topics in grouped(session.work_topics(), session.consumer):
-            await session.link.run(_LEAVE, topics, (consumer, "0"))
+        for topic, consumer in session.places():
+            await session.link.run(_LEAVE, (topic,), (consumer, "0"))
         for inboxes in self._inboxes:
             await session.link.run(_LEAVE, inboxes, ("", "1"))
 

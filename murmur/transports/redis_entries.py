@@ -25,8 +25,9 @@ class Hold(Struct, eq=False):
     """What a delivery stands for: an entry that is pending for us, and the grant of its task."""
 
     ref: bytes  # names the entry within its topic
-    task_id: str = ""  # of the grant, where the entry does not bear it
+    consumer: str  # whose pending entry it is
     token: int = 0  # of the grant; 0: not granted yet
+    task_id: str = ""  # of the grant, where the entry does not bear it
     failures: int = 0
     crashes: int = 0
     lapses: int = 0
@@ -35,23 +36,22 @@ class Hold(Struct, eq=False):
     is_done: bool = False  # settled by us
 
 
-def delivered(topics: Sequence[str], item: list[Reply]) -> Delivery:
-    """Return the delivery of one entry as `take.lua` answers it."""
-    index, ref, count, task_id, body, headers = cast(tuple[int, bytes, int, bytes, bytes, bytes], item[:6])
-    hold = Hold(ref)
-    if len(item) > 6:
-        hold.token = cast(int, item[6])
-        if len(item) > 7:
-            hold.failures, hold.crashes, hold.lapses = cast(list[int], item[7:10])
-            hold.errors = error_notes(cast(bytes, item[10]))
-    return Delivery(
-        topics[index - 1],
-        body,
-        headers_of(headers) if headers else NO_HEADERS,
-        task_id.decode("utf-8", "replace"),
-        count + 1,
-        hold,
-    )
+def delivered(topics: Sequence[str], consumer: str, item: list[Reply]) -> Delivery:
+    """Return the delivery of one entry as `take.lua` answers it to a consumer."""
+    index, ref, task_id, body, token = cast(tuple[int, bytes, bytes, bytes, int], item[:5])
+    hold = Hold(ref, consumer, token)
+    count, headers = 0, NO_HEADERS
+    if len(item) > 5:
+        count, headers = cast(int, item[5]), headers_of(cast(bytes, item[6]))
+    if len(item) > 7:
+        hold.failures, hold.crashes, hold.lapses = cast(list[int], item[7:10])
+        hold.errors = error_notes(cast(bytes, item[10]))
+    return Delivery(topics[index - 1], body, headers, text(task_id), count + 1, hold)
+
+
+def text(name: bytes) -> str:
+    """Return an id as text; what is not UTF-8 in a stranger's shows as such."""
+    return name.decode("utf-8", "replace")
 
 
 def unpacked(values: Sequence[bytes] | None) -> tuple[bytes, bytes, bytes, int]:

@@ -17,7 +17,7 @@ from loguru import logger
 
 from murmur.errors import BrokerRefused, BrokerUnreachable, OutcomeUnknown, WrongForm
 from murmur.transport import Delivery
-from murmur.transports.redis_entries import Hold, delivered, headers_of, unpacked
+from murmur.transports.redis_entries import Hold, delivered, headers_of, text, unpacked
 from murmur.transports.redis_reader import LONGEST_BLOCK, BlockingReader
 from murmur.transports.redis_scripts import load
 from murmur.transports.redis_session import AT_ONCE, CHUNK, Session
@@ -115,16 +115,17 @@ class Intake:
         session = self._session
         names = [name for name, _ in topics]
         rows = session.rows
-        arguments: list[Argument] = [rows.prefix, rows.owner, rows.retention, session.consumer(names[0])]
+        consumer = session.consumer(names[0])
+        arguments: list[Argument] = [rows.prefix, rows.owner, rows.retention, consumer]
         arguments += [min(credit, CHUNK), len(before), *(most for _, most in topics)]
         for index, ref, values in before:
             arguments += (index, ref, unpacked(values)[0])
         made, items = cast(tuple[int, list[list[Reply]]], await session.link.run(_TAKE, names, arguments))
         if made:
             logger.warning("made {} groups anew: the server had lost them", made)
-        found = [delivered(names, item) for item in items]
+        found = [delivered(names, consumer, item) for item in items]
         if before:
-            found = _completed(found, names, before)
+            found = _completed(found, names, consumer, before)
         session.hold(found)
         self._is_trickle = len(found) <= 1
         return found
@@ -158,7 +159,7 @@ class Intake:
             await session.give_back(spare, consumer=consumer, how=AT_ONCE)
         if session.rows.prefix:
             return await self._take(topics, credit, read[:credit])
-        found = [_read(topics[index - 1][0], ref, values) for index, ref, values in read[:credit]]
+        found = [_read(topics[index - 1][0], consumer, ref, values) for index, ref, values in read[:credit]]
         session.hold(found)
         return found
 
@@ -179,9 +180,11 @@ class Intake:
 
     async def _give_back(self, deliveries: Sequence[Delivery]) -> None:
         session = self._session
-        entries = [(one.topic, session.held.pop(one).ref) for one in deliveries if one in session.held]
+        holds = [(one.topic, session.held.pop(one)) for one in deliveries if one in session.held]
         try:
-            await session.give_back(entries, consumer=session.consumer(deliveries[0].topic), how=AT_ONCE)
+            for consumer in {hold.consumer for _, hold in holds}:
+                entries = [(topic, hold.ref) for topic, hold in holds if hold.consumer == consumer]
+                await session.give_back(entries, consumer=consumer, how=AT_ONCE)
         except (BrokerRefused, BrokerUnreachable, OutcomeUnknown):
             self._has_ghosts = True
 
@@ -218,8 +221,7 @@ class Intake:
                 if reading.reader is not None:
                     reading.reader.stop()
             await self._is_quiet.wait()
-        for topic in session.work_topics():
-            consumer = session.consumer(topic)
+        for topic, consumer in session.places():
             pending = await session.pending(topic, consumer)
             known = {hold.ref for one, hold in session.held.items() if one.topic == topic}
             ghosts = [(topic, ref) for ref in pending if ref not in known]
@@ -241,17 +243,19 @@ def _entries(reply: Reply, names: Sequence[str]) -> list[_Read]:
     return found
 
 
-def _read(topic: str, ref: bytes, values: list[bytes]) -> Delivery:
+def _read(topic: str, consumer: str, ref: bytes, values: list[bytes]) -> Delivery:
     """Return the delivery of an entry that needs no grant."""
     task_id, body, headers, count = unpacked(values)
-    return Delivery(topic, body, headers_of(headers), task_id.decode("utf-8", "replace"), count + 1, Hold(ref))
+    return Delivery(topic, body, headers_of(headers), text(task_id), count + 1, Hold(ref, consumer))
 
 
-def _completed(found: Sequence[Delivery], names: Sequence[str], before: Sequence[_Read]) -> list[Delivery]:
+def _completed(
+    found: Sequence[Delivery], names: Sequence[str], consumer: str, before: Sequence[_Read]
+) -> list[Delivery]:
     """Return deliveries, those of entries read before with what they carry."""
     values_of = {(names[index - 1], ref): values for index, ref, values in before}
     answer: list[Delivery] = []
     for one in found:
         values = values_of.get((one.topic, cast(Hold, one.token).ref))
-        answer.append(one if values is None else evolve(_read(one.topic, b"", values), token=one.token))
+        answer.append(one if values is None else evolve(_read(one.topic, consumer, b"", values), token=one.token))
     return answer

@@ -93,7 +93,7 @@ class Outlet:
         session = self._session
         held = [one for one in deliveries if one in session.held]
         reasons: dict[Delivery, int] = {}
-        for consumer, theirs in grouped(held, lambda one: session.consumer(one.topic)):
+        for consumer, theirs in grouped(held, consumer_of):
             for one in theirs:
                 _hold(one).is_settling = True
             entries = [(one.topic, _hold(one).ref) for one in theirs]
@@ -112,7 +112,7 @@ class Outlet:
         hold = _hold(delivery)
 
         async def bury(*, is_repeat: bool) -> bytes:
-            ours = (session.consumer(delivery.topic), hold.ref, delivery.id)
+            ours = (hold.consumer, hold.ref, delivery.id)
             arguments = (self._window, *ours, letter, encoded_headers(delivery.headers), int(is_repeat))
             reply = await session.link.run(_BURY, (delivery.topic, dead_topic), arguments)
             return b"%d" % cast(int, reply)
@@ -152,7 +152,7 @@ class Outlet:
         for group in groups:
             arguments += (int(group.is_repeat), len(group.held), len(group.emit))
             for one in group.held:
-                arguments += (one.topic, _hold(one).ref, session.consumer(one.topic))
+                arguments += (one.topic, _hold(one).ref, _hold(one).consumer)
             for message in group.emit:
                 arguments += published(message, is_inbox=session.is_inbox(message.topic))
         return session.link.script_call(_SETTLE, (), arguments, finish, is_repeatable=False)
@@ -193,6 +193,11 @@ def grouped(items: Iterable[T], key: Callable[[T], K]) -> list[tuple[K, list[T]]
     for item in items:
         groups.setdefault(key(item), []).append(item)
     return list(groups.items())
+
+
+def consumer_of(delivery: Delivery) -> str:
+    """Return by which name a delivery is held."""
+    return _hold(delivery).consumer
 
 
 def _hold(delivery: Delivery) -> Hold:

@@ -14,7 +14,7 @@ from typing import Final, cast
 
 from murmur.errors import BrokerRefused, BrokerUnreachable, OutcomeUnknown
 from murmur.transport import Delivery
-from murmur.transports.redis_entries import NO_HEADERS, headers_of, unpacked
+from murmur.transports.redis_entries import NO_HEADERS, headers_of, text, unpacked
 from murmur.transports.redis_link import DEADLINE, RedisLink
 from murmur.transports.redis_wire import Argument, Call, Reply, ServerError, Wire, settler
 
@@ -153,9 +153,7 @@ class InboxReader:
                     found += [Delivery(topic, body, NO_HEADERS, "", 1, entry) for body in values[1::2]]
                 else:
                     task_id, body, headers, _ = unpacked(values)
-                    found.append(
-                        Delivery(topic, body, headers_of(headers), task_id.decode("utf-8", "replace"), 1, entry)
-                    )
+                    found.append(Delivery(topic, body, headers_of(headers), text(task_id), 1, entry))
         return found
 
 

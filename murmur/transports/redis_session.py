@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final, cast
 from urllib.parse import quote
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from murmur.bell import Feed
 from murmur.errors import WrongForm
@@ -22,6 +22,7 @@ from murmur.transports.redis_link import RedisLink
 from murmur.transports.redis_scripts import load
 from murmur.transports.redis_wire import Argument, ServerError
 
+_NEVER: Final = ".never"
 CHUNK: Final = 256  # entries or tasks in one script: a few milliseconds of the server
 GIVE_BACK: Final = load("murmur.transports", "give_back")
 
@@ -57,14 +58,30 @@ class Session:
         self.topics = Topics(namespace)
         self.rows = rows
         self.specs: dict[str, TopicSpec] = {}
+        self._consumers: dict[str, list[str]] = {}
         self.held: dict[Delivery, Hold] = {}
         self.lost: Feed[Delivery] = Feed()
         self.is_closed = False
 
     def consumer(self, topic: str) -> str:
-        """Return our name in the group of a topic."""
+        """Return our name in the group of a topic, by which we read now."""
         lease = self.spec(topic).lease
-        return f"{self.boot}.{'never' if lease is None else milliseconds(lease)}"
+        return self.boot + (_NEVER if lease is None else f".{milliseconds(lease)}")
+
+    def places(self) -> list[tuple[str, str]]:
+        """Return all topics with our names in their groups; there are several of one whose lease was changed."""
+        return [(topic, name) for topic, names in self._consumers.items() for name in names]
+
+    def learn(self, specs: Iterable[TopicSpec]) -> None:
+        """Use these topics from now on. A publisher that opens a topic without a lease leaves its workers theirs."""
+        for spec in specs:
+            known = self.specs.get(spec.name, spec)
+            lease = known.lease if spec.lease is None else spec.lease
+            self.specs[spec.name] = evolve(spec, lease=lease, dead_topic=spec.dead_topic or known.dead_topic)
+            if spec.kind is TopicKind.WORK:
+                names = self._consumers.setdefault(spec.name, [])
+                if self.consumer(spec.name) not in names:
+                    names.append(self.consumer(spec.name))
 
     def spec(self, topic: str) -> TopicSpec:
         """Return what a topic was opened with. Raises `WrongForm` if it was not."""
@@ -89,9 +106,9 @@ class Session:
     def leases(self) -> list[Lease]:
         """Return what is to be renewed. May be called from another thread."""
         return [
-            Lease(one, self.consumer(one.topic), self.lease_of(one))
-            for one in self.held.copy()
-            if self.spec(one.topic).lease is not None
+            Lease(one, hold.consumer, self.lease_of(one))
+            for one, hold in self.held.copy().items()
+            if not hold.consumer.endswith(_NEVER)
         ]
 
     def lease_of(self, delivery: Delivery) -> tuple[Argument, ...]:

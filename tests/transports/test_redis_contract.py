@@ -1,5 +1,6 @@
 """The Redis transport under the contract, on a real server."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 
 import pytest
@@ -7,10 +8,12 @@ import pytest
 from murmur.transport import TopicSpec
 from murmur.transports import redis
 from murmur.transports.redis import CAPS, RedisTransport
+from tests.brokers.fixtures import RedisStarter
+from tests.brokers.redis_operator import operator
+from tests.brokers.redis_server import RedisServer
 from tests.contracts.harness import TransportHarness
 from tests.contracts.member import ChildMember, Member
 from tests.contracts.transport import TransportContract
-from tests.transports.redis_fixture import RedisServer
 
 
 class RedisHarness(TransportHarness):
@@ -28,39 +31,30 @@ class RedisHarness(TransportHarness):
         return await ChildMember.start("murmur.transports.redis:connect", self.server.url, consumer_id, specs)
 
     async def wipe(self) -> None:
-        await self.server.ask("FLUSHALL")
+        await asyncio.to_thread(self.server.flush)
 
     async def stop_server(self) -> None:
-        await self.server.kill()
+        await asyncio.to_thread(self.server.kill)
 
     async def start_server(self) -> None:
-        await self.server.start()
+        await asyncio.to_thread(self.server.start)
 
     async def connections(self) -> int | None:
-        clients = await self.server.ask("CLIENT", "LIST")
-        assert isinstance(clients, bytes)
-        return len(clients.splitlines()) - 1
+        async with operator(self.server.url) as client:
+            return len(await client.client_list()) - 1
 
     async def leftovers(self) -> Mapping[str, int]:
-        keys = await self.server.ask("KEYS", "*")
-        assert isinstance(keys, list)
-        lasting = [key for key in keys if await self.server.ask("TTL", key) == -1]
-        consumers = 0
-        for key in lasting:
-            if await self.server.ask("TYPE", key) == b"stream":
-                groups = await self.server.ask("XINFO", "GROUPS", key)
-                assert isinstance(groups, list)
-                consumers += sum(group[3] for group in groups)
-        return {"keys": len(lasting), "consumers": consumers}
+        async with operator(self.server.url) as client:
+            lasting = [key for key in await client.keys("*") if await client.ttl(key) == -1]
+            streams = [key for key in lasting if await client.type(key) == b"stream"]
+            groups = [group for key in streams for group in await client.xinfo_groups(key)]
+        return {"keys": len(lasting), "consumers": sum(group["consumers"] for group in groups)}
 
 
 @pytest.mark.anyio
 class TestRedis(TransportContract):
     @pytest.fixture
-    async def harness(self) -> AsyncIterator[TransportHarness]:
-        server = RedisServer()
-        await server.start()
-        harness = RedisHarness(server)
+    async def harness(self, start_redis: RedisStarter) -> AsyncIterator[TransportHarness]:
+        harness = RedisHarness(start_redis(aof=True))
         yield harness
         await harness.close()
-        await server.remove()

@@ -4,27 +4,26 @@
 -- KEYS: none. ARGV: rows, '1' if messages move here, retention (s), prefix of journals, channel; per task id and result.
 -- Answer: per task its state now, nil where there is no row.
 local rows, moves, retention, journals, channel = ARGV[1], ARGV[2] == '1', ARGV[3], ARGV[4], ARGV[5]
-local answer = {}
-for at = 6, #ARGV, 2 do
-  local i, result = ARGV[at], ARGV[at + 1]
+
+local function cancel(i, result)
   local row = rows .. i
-  local v = redis.call('HMGET', row, 'state', 'entry', 'topic', 'reply_to', 'journal')
-  local state = v[1]
-  if state and not is_over(state) then
-    redis.call('HSET', row, 'state', 'cancelled', 'result', result)
-    redis.call('EXPIRE', row, retention)
-    if v[5] then redis.call('EXPIRE', journals .. i, retention) end
-    if moves then
-      drop(v[3], v[2])
-      if v[4] ~= '' then ring(v[4], {result}, retention) end
-    else
-      for _, kind in ipairs({'leased:', 'delayed:'}) do
-        redis.call('ZREM', string.gsub(rows, 'task:$', kind) .. v[3], i)
-      end
-    end
-    if state == 'leased' then redis.call('PUBLISH', channel, i) end
-    state = 'cancelled'
+  local v, over = look(row, 'state', 'topic', 'entry', 'reply_to', 'token', 'failures', 'crashes', 'lapses', 'errors', 'journal')
+  if over then return over[1] end
+  if not v[1] then return false end
+  for k = 5, 9 do v[k] = v[k] or '' end
+  local topic, ref, inbox = v[2], v[3], v[4]
+  conclude(row, retention, 'cancelled', topic, ref, inbox, v[5], v[6], v[7], v[8], v[9], result)
+  if v[10] then redis.call('EXPIRE', journals .. i, retention) end
+  if moves then
+    drop(topic, ref)
+    if inbox ~= '' then ring(inbox, {result}, retention) end
+  else
+    for _, kind in ipairs({'leased:', 'delayed:'}) do redis.call('ZREM', string.gsub(rows, 'task:$', kind) .. topic, i) end
   end
-  answer[#answer + 1] = state
+  if v[1] == 'leased' then redis.call('PUBLISH', channel, i) end
+  return 'cancelled'
 end
+
+local answer = {}
+for at = 6, #ARGV, 2 do answer[#answer + 1] = cancel(ARGV[at], ARGV[at + 1]) end
 return answer

@@ -3,42 +3,37 @@
 -- In the same step the message is settled and its publisher rung, all results for one inbox in one entry.
 -- A row that is gone was lost by the server: it is written anew.
 -- KEYS: none. ARGV: rows, '1' if messages move here, retention (s), prefix of journals, number of profiles; per profile
---   topic, agent, inbox, dead topic; per task number of its profile from 0, reference, id, token, state, result, dead letter.
+--   topic, inbox, state, dead topic, failures, crashes, lapses, errors; per task number of its profile from 0, reference, id,
+--   token, result; and where the state is `dead`, the letter.
 -- Answer: one character a task: 1 stored, 2 the same was stored before, 0 the token is no longer valid.
 local rows, moves, retention, journals = ARGV[1], ARGV[2] == '1', ARGV[3], ARGV[4]
 local codes, bells, streams = {}, {}, {}
 
-for at = 6 + 4 * ARGV[5], #ARGV, 7 do
-  local profile = 6 + 4 * ARGV[at]
-  local topic, inbox = ARGV[profile], ARGV[profile + 2]
-  local ref, i, token, state, result, letter = unpack(ARGV, at + 1, at + 6)
-  local row = rows .. i
-  local v = redis.call('HMGET', row, 'state', 'token', 'entry', 'reply_to', 'journal')
-  local code = '0'
-  if not v[1] then
-    redis.call('HSET', row, 'agent', ARGV[profile + 1], 'topic', topic, 'entry', ref, 'reply_to', inbox, 'token', token)
-    code = '1'
-  elseif v[2] == token and v[3] == ref then
-    if v[1] == 'leased' then code = '1' elseif v[1] == state then code = '2' end
-    inbox = v[4]
-  end
-  if code == '1' then
-    redis.call('HSET', row, 'state', state, 'result', result)
-    redis.call('EXPIRE', row, retention)
+local function settle(topic, ref, inbox, result)
+  local stream, id = place(topic, ref)
+  local ids, results = streams[stream], bells[inbox]
+  if ids then ids[#ids + 1] = id else streams[stream] = {id} end
+  if inbox == '' then return end
+  if results then results[#results + 1] = result else bells[inbox] = {result} end
+end
+
+local at = 6 + 8 * ARGV[5]
+while at <= #ARGV do
+  local profile, ref, i, token, result = 6 + 8 * ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
+  local topic, inbox, state, dead, failures, crashes, lapses, errors = unpack(ARGV, profile, profile + 7)
+  local row, code = rows .. i, '0'
+  local v, over = look(row, 'state', 'token', 'entry', 'reply_to', 'journal')
+  at = at + 5
+  if over then
+    if over[1] == state and over[3] == ref and over[5] == token then code = '2' end
+  elseif not v[1] or (v[1] == 'leased' and v[2] == token and v[3] == ref) then
+    code, inbox = '1', v[4] or inbox
+    conclude(row, retention, state, topic, ref, inbox, token, failures, crashes, lapses, errors, result)
     if v[5] then redis.call('EXPIRE', journals .. i, retention) end
-    if letter ~= '' then add(ARGV[profile + 3], i, letter, '', 0) end
-    if moves then
-      local stream, id = place(topic, ref)
-      local ids = streams[stream]
-      if ids then ids[#ids + 1] = id else streams[stream] = {id} end
-      if inbox ~= '' then
-        local results = bells[inbox]
-        if results then results[#results + 1] = result else bells[inbox] = {result} end
-      end
-    else
-      redis.call('ZREM', string.gsub(rows, 'task:$', 'leased:') .. topic, i)
-    end
+    if state == 'dead' then add(dead, i, ARGV[at], '', 0) end
+    if moves then settle(topic, ref, inbox, result) else redis.call('ZREM', string.gsub(rows, 'task:$', 'leased:') .. topic, i) end
   end
+  if state == 'dead' then at = at + 1 end
   codes[#codes + 1] = code
 end
 for inbox, results in pairs(bells) do ring(inbox, results, retention) end

@@ -1,9 +1,9 @@
 -- Lease tasks whose messages came without a grant: a stranger's, or those of another broker.
 --
 -- KEYS: none. ARGV: rows, '1' if messages move here, retention (s), owner, milliseconds of the lease ('' for ever), what
---   tells this call from all others; per task topic, consumer, reference, id, agent, inbox.
+--   tells this call from all others; per task topic, consumer, reference, id, inbox.
 -- Answer: per task {token, failures, crashes, lapses, errors}, or {0, milliseconds until it may be free}, or {-1, state,
---   result or nil} if it is over. The same call twice grants once; the same task twice in one call, too.
+--   result} if it is over. The same call twice grants once; the same task twice in one call, too.
 local rows, moves, retention, owner, lease, call = ARGV[1], ARGV[2] == '1', ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local now = now_ms()
 local WHO_KNOWS = 5000  -- milliseconds to wait for a lease that has no end
@@ -27,16 +27,15 @@ local function kept(topic, ref, consumer, v)
   return 0, 0
 end
 
-local function grant(call, topic, consumer, ref, i, agent, inbox)
+local function grant(call, topic, consumer, ref, i, inbox)
   local row = rows .. i
-  local v = redis.call('HMGET', row, 'state', 'entry', 'token', 'failures', 'crashes', 'lapses', 'errors', 'topic', 'until',
+  local v, over = look(row, 'state', 'entry', 'token', 'failures', 'crashes', 'lapses', 'errors', 'topic', 'until',
     'not_before', 'granted_by')
-  local token, lapses = tonumber(v[3]) or 0, tonumber(v[6]) or 0
-  if v[1] and is_over(v[1]) then
-    local result = redis.call('HGET', row, 'result')
-    if moves then finish(row, topic, ref, retention) end
-    return {-1, v[1], result}
+  if over then
+    if moves then finish(over, topic, ref, retention) end
+    return {-1, over[1], over[10]}
   end
+  local token, lapses = tonumber(v[3]) or 0, tonumber(v[6]) or 0
   if not (v[1] == 'leased' and v[11] == call) then
     if v[1] then
       local left, lapsed = kept(topic, ref, consumer, v)
@@ -44,7 +43,7 @@ local function grant(call, topic, consumer, ref, i, agent, inbox)
       lapses = lapses + lapsed
     else
       if moves and holder(topic, ref) ~= consumer then return {0, WHO_KNOWS} end
-      redis.call('HSET', row, 'agent', agent, 'reply_to', inbox)
+      redis.call('HSET', row, 'reply_to', inbox)
     end
     token = token + 1
     redis.call('HSET', row, 'state', 'leased', 'topic', topic, 'entry', ref, 'token', token, 'owner', owner, 'lapses', lapses,
@@ -63,5 +62,5 @@ local function grant(call, topic, consumer, ref, i, agent, inbox)
 end
 
 local answer = {}
-for at = 7, #ARGV, 6 do answer[#answer + 1] = grant(call .. ':' .. at, unpack(ARGV, at, at + 5)) end
+for at = 7, #ARGV, 5 do answer[#answer + 1] = grant(call .. at, unpack(ARGV, at, at + 4)) end
 return answer

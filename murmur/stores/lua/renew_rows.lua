@@ -6,8 +6,8 @@ local rows, lease = ARGV[1], ARGV[2]
 local now, codes = now_ms(), {}
 for at = 3, #ARGV, 3 do
   local topic, i, token = ARGV[at], ARGV[at + 1], ARGV[at + 2]
-  local v = redis.call('HMGET', rows .. i, 'state', 'token')
-  local is_ours = v[1] == 'leased' and v[2] == token
+  local v = look(rows .. i, 'state', 'token')
+  local is_ours = v and v[1] == 'leased' and v[2] == token
   if is_ours and lease ~= '' then
     redis.call('HSET', rows .. i, 'until', now + lease)
     redis.call('ZADD', string.gsub(rows, 'task:$', 'leased:') .. topic, now + lease, i)

@@ -11,9 +11,9 @@ for _, topic in ipairs(KEYS) do
   if #lapsed == most then more = 1 end
   for _, i in ipairs(lapsed) do
     redis.call('ZREM', leased, i)
-    local v = redis.call('HMGET', rows .. i, 'state', 'until', 'lapses', 'token')
-    if v[1] == 'leased' and (tonumber(v[2]) or math.huge) <= now then
-      redis.call('HSET', rows .. i, 'state', 'queued', 'lapses', (tonumber(v[3]) or 0) + 1, 'settled', 'lapse:' .. v[4])
+    local v = look(rows .. i, 'state', 'until', 'lapses')
+    if v and v[1] == 'leased' and (tonumber(v[2]) or math.huge) <= now then
+      redis.call('HSET', rows .. i, 'state', 'queued', 'lapses', (tonumber(v[3]) or 0) + 1)
     end
   end
   redis.call('ZREMRANGEBYSCORE', delayed, '-inf', now)

@@ -7,7 +7,12 @@
 -- that came to nothing; all but `d` may be absent ('' and 0 here).
 -- A reference names an entry within its topic: `1700000000000-0` in `topic`, `+1700000000000-0` in
 -- `topic:again`, `@17` among the delayed.
--- A row is a hash `rows .. task id`; `rows` is '' where nobody keeps rows beside these streams.
+--
+-- The row of a task stands at `rows .. id`; `rows` is '' where nobody keeps rows beside these streams. While the task goes on
+-- it is a hash: `state` (queued, leased), `topic`, `entry` (the reference of its message), `reply_to`; from the first grant on
+-- `token` and `owner`; `failures`, `crashes`, `lapses`, `errors`, `settled` (what ended the lease of which token), `journal`.
+-- Once it is over, one string that expires stands in its place, packed: state, topic, entry, reply_to, token, failures,
+-- crashes, lapses, errors, result.
 local GROUP = 'workers'
 local AT_ONCE = 1000  -- arguments of one command; the stack of Lua is finite
 
@@ -127,13 +132,22 @@ local function task_of(i, d)
   return ''
 end
 
-local function is_over(state) return state ~= 'queued' and state ~= 'leased' end
+-- Return fields of a row, each false where it is absent; nil and the packed values if the task is over.
+local function look(row, ...)
+  local v = redis.pcall('HMGET', row, ...)
+  if v.err then return nil, cmsgpack.unpack(redis.call('GET', row)) end
+  return v
+end
+
+-- Write that a task is over.
+local function conclude(row, retention, ...)
+  redis.call('SET', row, cmsgpack.pack({...}), 'EX', retention)
+end
 
 -- The task of this entry is over: settle it and ring its publisher again.
-local function finish(row, topic, ref, retention)
-  local v = redis.call('HMGET', row, 'reply_to', 'result')
+local function finish(over, topic, ref, retention)
   drop(topic, ref)
-  if v[1] and v[1] ~= '' and v[2] then ring(v[1], {v[2]}, retention) end
+  if over[4] ~= '' then ring(over[4], {over[10]}, retention) end
 end
 
 -- Give a pending entry back as a copy that is read first, or later, with its row: LEASED -> QUEUED.
@@ -142,14 +156,14 @@ local function send_back(rows, topic, ref, delay, counted, lapsed, retention)
   local values = entry(topic, ref)
   local i, d, h, n = fields(values or {})
   local task = rows ~= '' and values and task_of(i, d) or ''
-  local row = rows .. task
-  local v = task ~= '' and redis.call('HMGET', row, 'state', 'entry', 'topic', 'lapses', 'token') or {}
-  if v[1] and is_over(v[1]) then return finish(row, topic, ref, retention) end
+  local row, v, over = rows .. task, {}, nil
+  if task ~= '' then v, over = look(row, 'state', 'entry', 'topic', 'lapses', 'token') end
+  if over then return finish(over, topic, ref, retention) end
   if v[1] and v[2] ~= ref and exists(v[3], v[2]) then return drop(topic, ref) end  -- a duplicate of a task that has its own
   if not values then return drop(topic, ref) end  -- its body was deleted by somebody
   local new = enqueue(topic, task ~= '' and task or i, d, h, n + counted, delay, true)
   drop(topic, ref)
-  if v[1] and v[2] == ref then
+  if v[2] == ref then
     redis.call('HSET', row, 'state', 'queued', 'entry', new)
     if v[1] == 'leased' then
       redis.call('HSET', row, 'lapses', (tonumber(v[4]) or 0) + lapsed,

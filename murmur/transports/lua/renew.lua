@@ -9,8 +9,8 @@ for at = 3, #ARGV, 4 do
   local topic, ref, task, token = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
   local is_ours, is_held = false, holder(topic, ref) == consumer
   if rows ~= '' and token ~= '0' then
-    local v = redis.call('HMGET', rows .. task, 'state', 'token', 'entry')
-    is_ours = not v[1] or (v[1] == 'leased' and v[2] == token and v[3] == ref)
+    local v = look(rows .. task, 'state', 'token', 'entry')
+    is_ours = v ~= nil and (not v[1] or (v[1] == 'leased' and v[2] == token and v[3] == ref))
   else
     is_ours = is_held
   end

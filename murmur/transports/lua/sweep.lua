@@ -63,9 +63,9 @@ local function move_on(topic)
   for _, ref in ipairs(redis.call('ZRANGEBYSCORE', waiting, '-inf', now, 'LIMIT', 0, most)) do
     local packed = redis.call('HGET', entries, ref)
     local i, d, h, n = unpack(packed and cmsgpack.unpack(packed) or {})
-    local row = rows .. (i or '')
-    local v = rows ~= '' and i and i ~= '' and redis.call('HMGET', row, 'state', 'entry') or {}
-    if packed and not (v[1] and (is_over(v[1]) or v[2] ~= ref)) then
+    local row, v, over = rows .. (i or ''), {}, nil
+    if packed and rows ~= '' and i ~= '' then v, over = look(row, 'state', 'entry') end
+    if packed and not over and (not v[1] or v[2] == ref) then
       local new = enqueue(topic, i, d, h, n, 0, true)
       if v[1] then redis.call('HSET', row, 'entry', new) end
     end

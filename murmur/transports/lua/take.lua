@@ -3,32 +3,36 @@
 -- KEYS: topics, in the order they are read.
 -- ARGV: rows, owner, retention (s), consumer, credit, number of entries read before; per topic the most of it;
 --   per entry read before: index of its topic, reference, task id.
--- Answer: {groups made anew, {entry…}}. An entry is {index of its topic, reference, n, id, body, headers}; granted ones go
---   on with {token} or {token, failures, crashes, lapses, errors}. Of an entry read before, n, body and headers are not
+-- Answer: {groups made anew, {entry…}}. An entry is {index of its topic, reference, id, body, token or 0, n, headers,
+--   failures, crashes, lapses, errors}, cut after what is not empty. Of an entry read before, body, n and headers are not
 --   repeated. An entry whose task is over, or that duplicates one which waits elsewhere, is settled here.
 local rows, owner, retention, consumer, credit, before = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
 local made, answer = 0, {}
 
 local function hand_out(t, ref, i, d, h, n)
-  local topic, item = KEYS[t], {t, ref, n, i, d, h}
+  local topic, token, counts = KEYS[t], 0, nil
   if rows ~= '' and i ~= '' then
     local row = rows .. i
-    local v = redis.call('HMGET', row, 'state', 'entry', 'token')
+    local v, over = look(row, 'state', 'entry', 'token')
+    if over then finish(over, topic, ref, retention) return 0 end
     if v[1] then
-      if is_over(v[1]) then finish(row, topic, ref, retention) return 0 end
       if v[2] ~= ref then
         if exists(redis.call('HGET', row, 'topic'), v[2]) then drop(topic, ref) return 0 end
         redis.call('HSET', row, 'entry', ref)  -- its own message is lost: this one takes its place
       end
-      local token = (tonumber(v[3]) or 0) + 1
-      redis.call('HSET', row, 'state', 'leased', 'token', token, 'owner', owner)
-      item[7] = token
+      token = 1
       if v[3] then
-        local past = redis.call('HMGET', row, 'failures', 'crashes', 'lapses', 'errors')
-        for k = 1, 3 do item[k + 7] = tonumber(past[k]) or 0 end
-        item[11] = past[4] or ''
+        token = v[3] + 1
+        counts = redis.call('HMGET', row, 'failures', 'crashes', 'lapses', 'errors')
       end
+      redis.call('HSET', row, 'state', 'leased', 'token', token, 'owner', owner)
     end
+  end
+  local item = {t, ref, i, d, token}
+  if n ~= 0 or h ~= '' or counts then item[6], item[7] = n, h end
+  if counts then
+    for k = 1, 3 do item[k + 7] = tonumber(counts[k]) or 0 end
+    item[11] = counts[4] or ''
   end
   answer[#answer + 1] = item
   return 1
