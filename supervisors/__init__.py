@@ -2,7 +2,6 @@
 
 from supervisors.backoff import Backoff
 from supervisors.child import ChildContext, Exit
-from supervisors.core import State
 from supervisors.errors import (
     AlreadyPresent,
     AlreadyStarted,
@@ -23,6 +22,7 @@ from supervisors.errors import (
 )
 from supervisors.intensity import Intensity
 from supervisors.opening import open_supervisor
+from supervisors.slot import State
 from supervisors.spec import (
     AutoShutdown,
     ChildSpec,
@@ -35,7 +35,8 @@ from supervisors.spec import (
     Strategy,
     SupervisorSpec,
 )
-from supervisors.supervisor import ChildCounts, ChildInfo, ChildRef, Supervisor
+from supervisors.supervisor import Supervisor
+from supervisors.views import ChildCounts, ChildInfo, ChildRef
 
 __all__ = [
     "AlreadyPresent",

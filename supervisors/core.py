@@ -1,21 +1,20 @@
 """The decision core: told what happened, it answers what to start and stop, in which order.
 
-It reproduces Erlang/OTP's supervisor (stdlib 4.2, supervisor.erl), as far as decisions go. Each public
-method is one decision, a generator: it yields effects, is sent a `Reply` for each, and returns the answer
-to a request, or raises its refusal. A supervisor does one decision at a time. No task, no clock, no I/O:
-the time comes in with each call and each reply, random numbers from the callable it is built with.
+It reproduces Erlang/OTP's supervisor (stdlib 4.2, supervisor.erl), as far as decisions go. `boot` and
+`decide` each make one decision, a generator of effects (see `effects`). A supervisor makes one decision
+at a time. No task, no clock, no I/O: the time comes in with each call and each reply, random numbers from
+the callable it is built with.
 
-Between two attempts of a failing restart the core does not loop. It yields `Retry`, which asks to be
-called again through `retry()` after everything that has arrived meanwhile: so requests are served.
+Between two attempts of a failing restart the core does not loop. It yields `Retry`, which asks to be told
+`RetryDue` after everything that has arrived meanwhile: so requests are served in between.
 """
 
-import enum
-from collections.abc import Callable, Generator, Iterable
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Mapping
 
-from attrs import define, evolve, field, frozen
+from attrs import define, evolve, field
 
 from supervisors.child import Failed, Ignored, Started, StartOutcome
+from supervisors.effects import Decision, Retry, Start, Stop, Stopping
 from supervisors.errors import (
     AlreadyPresent,
     AlreadyStarted,
@@ -25,80 +24,24 @@ from supervisors.errors import (
     Restarting,
     Running,
     SimpleOneForOne,
+    SpecError,
     StartFailed,
 )
+from supervisors.inputs import (
+    DeleteChild,
+    Exited,
+    Input,
+    Look,
+    RestartChild,
+    RetryDue,
+    ShutDown,
+    StartChild,
+    StartDynamic,
+    TerminateChild,
+)
 from supervisors.reasons import Escalated, ExitReason, Stopped, Stuck, is_clean, is_doom
+from supervisors.slot import Slot, State
 from supervisors.spec import AutoShutdown, ChildSpec, Exceeded, Restart, Strategy, SupervisorSpec
-
-
-class State(enum.Enum):
-    """What a child is doing, as `which_children` shows it."""
-
-    UP = "up"
-    UNDEFINED = "undefined"  # known, not running
-    RESTARTING = "restarting"  # failed; another attempt follows
-    PAUSED = "paused"  # failed too often; held back for a while
-    STUCK = "stuck"  # did not end when it was killed
-
-
-@define(eq=False)
-class Slot:
-    """One child the supervisor knows: its spec, and the incarnation that runs, if any."""
-
-    spec: ChildSpec
-    key: str
-    state: State = State.UNDEFINED
-    incarnation: int = 0
-    info: object = None
-    up_since: float = 0.0
-    failures: int = 0  # in a row; sets the backoff
-    retry_at: float = 0.0
-    cause: ExitReason = field(factory=Stopped)  # of the latest failure
-    is_held: bool = False  # an operator terminated it
-
-    @property
-    def is_temporary(self) -> bool:
-        return self.spec.restart is Restart.TEMPORARY
-
-
-@frozen
-class Start:
-    """Start this incarnation and reply its StartOutcome."""
-
-    key: str
-    spec: ChildSpec
-    incarnation: int
-
-
-@frozen
-class Stop:
-    """Stop these, in this order or all at once, and reply how each ended: a tuple in the same order."""
-
-    keys: tuple[str, ...]
-    at_once: bool
-
-
-@frozen
-class Retry:
-    """Call `retry(key)` after `delay` seconds and after everything that has arrived by then. No reply."""
-
-    key: str
-    delay: float
-
-
-Effect = Start | Stop | Retry
-
-
-@frozen
-class Reply:
-    """What came of an effect, and when."""
-
-    outcome: StartOutcome | tuple[ExitReason, ...] | None
-    now: float
-
-
-T = TypeVar("T")
-Decision = Generator[Effect, Reply, T]
 
 
 @define(eq=False)
@@ -123,14 +66,44 @@ class Core:
         self.slots = {child.id: Slot(child, child.id) for child in self.spec.children}
         failed = yield from self._start_all(list(self.slots.values()))
         if failed is not None:
+            assert failed.cause is not None
             yield from self._end(failed.cause)
             raise StartFailed(failed.key, failed.cause)
 
-    def exited(self, key: str, incarnation: int, reason: ExitReason, *, now: float) -> Decision[None]:
-        """A child ended by itself. One that is not the current incarnation is none of our business any more."""
+    def decide(self, told: Input, *, now: float) -> Decision[Slot | None]:
+        """Answer one input. Returns the child that a request started, if any; raises the refusal of a request."""
+        slot: Slot | None = None
+        match told:
+            case Exited(key, incarnation, reason):
+                yield from self._exited(key, incarnation, reason, now=now)
+            case RetryDue(key):
+                yield from self._retry(key, now=now)
+            case ShutDown(reason):
+                yield from self._end(reason)
+            case StartChild(spec):
+                slot = yield from self._start_child(spec)
+            case StartDynamic(args, kwargs):
+                slot = yield from self._start_dynamic(args, kwargs)
+            case TerminateChild(key):
+                yield from self._terminate_child(key)
+            case RestartChild(key):
+                slot = yield from self._restart_child(key)
+            case DeleteChild(key):
+                del self.slots[self._idle(key).key]
+            case Look():
+                pass
+        yield from self._end_if_doomed()
+        return slot if slot is not None and slot.state is State.UP else None
+
+    def is_current(self, key: str, incarnation: int) -> bool:
+        """Whether this incarnation is the one that runs; the exit of any other is none of our business any more."""
         slot = self.slots.get(key)
-        if slot is None or slot.incarnation != incarnation or slot.state is not State.UP or self.ended is not None:
+        return slot is not None and slot.incarnation == incarnation and slot.state is State.UP
+
+    def _exited(self, key: str, incarnation: int, reason: ExitReason, *, now: float) -> Decision[None]:
+        if not self.is_current(key, incarnation):
             return
+        slot = self.slots[key]
         self._consider(reason)
         slot.cause = reason
         if self._is_restarted(slot, reason):
@@ -139,41 +112,47 @@ class Core:
             self._drop(slot)
             if self._fires_auto_shutdown(slot):
                 yield from self._end(Stopped("auto_shutdown"))
-        yield from self._end_if_doomed()
 
-    def retry(self, key: str, *, now: float) -> Decision[None]:
+    def _retry(self, key: str, *, now: float) -> Decision[None]:
         """The time of another attempt has come. Void if the child came up, or was stopped, in the meantime."""
         slot = self.slots.get(key)
-        if slot is None or slot.state not in (State.RESTARTING, State.PAUSED) or now < slot.retry_at:
-            return
-        yield from self._restart(slot, now=now)
-        yield from self._end_if_doomed()
-
-    def shutdown(self, reason: ExitReason) -> Decision[None]:
-        """Stop the children in reverse order, and end."""
-        yield from self._end(reason)
+        if slot is not None and slot.state in (State.RESTARTING, State.PAUSED) and now >= slot.retry_at:
+            yield from self._restart(slot, now=now)
 
     # ---- requests
 
-    def start_child(self, spec: ChildSpec) -> Decision[Slot | None]:
-        """Add a child and start it. Returns None if it declined and is temporary: nothing is kept of it then."""
+    def _start_child(self, spec: ChildSpec) -> Decision[Slot]:
         if self.spec.is_simple:
             raise SimpleOneForOne(spec.id)
         self.spec.check_child(spec)
         known = self.slots.get(spec.id)
         if known is not None:
-            raise AlreadyStarted(spec.id) if known.state in (State.UP, State.STUCK) else AlreadyPresent(spec.id)
+            raise AlreadyStarted(spec.id) if known.is_alive else AlreadyPresent(spec.id)
         return (yield from self._add(Slot(spec, spec.id)))
 
-    def start_dynamic(self, args: tuple[object, ...], kwargs: dict[str, object]) -> Decision[Slot | None]:
-        """Start a child from the template, with `args` after the template's. Returns None if it declined."""
+    def _start_dynamic(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> Decision[Slot]:
+        if not self.spec.is_simple:
+            allowed = "Strategy.SIMPLE_ONE_FOR_ONE for start_dynamic(); use start_child()"
+            raise SpecError(field="strategy", value=self.spec.strategy, allowed=allowed)
         template = self.template
         spec = evolve(template, args=template.args + args, kwargs={**template.kwargs, **kwargs})
         self._started += 1
         return (yield from self._add(Slot(spec, f"{template.id}#{self._started}")))
 
-    def terminate_child(self, key: str) -> Decision[None]:
-        """Stop a child and keep its spec, unless it is temporary. Repeating it is no error."""
+    def _add(self, slot: Slot) -> Decision[Slot]:
+        if self.spec.max_children is not None and len(self.slots) >= self.spec.max_children:
+            raise MaxChildren(self.spec.max_children)
+        self.slots[slot.key] = slot
+        outcome = yield from self._start(slot)
+        if isinstance(outcome, Failed):
+            if slot.state is not State.STUCK:
+                del self.slots[slot.key]
+            yield from self._end_if_doomed()
+            raise StartFailed(slot.key, outcome.reason)
+        return slot
+
+    def _terminate_child(self, key: str) -> Decision[None]:
+        """Repeating it is no error."""
         slot = self.slots.get(key)
         if slot is None:
             if self.spec.is_simple and self._was_ours(key):
@@ -181,23 +160,33 @@ class Core:
             raise SimpleOneForOne(key) if self.spec.is_simple and key == self.template.id else NotFound(key)
         yield from self._stop_all([slot])
         slot.is_held = True
-        yield from self._end_if_doomed()
 
-    def restart_child(self, key: str) -> Decision[Slot]:
-        """Start a child that is known and does not run. A failure changes nothing and counts for nothing."""
+    def _restart_child(self, key: str) -> Decision[Slot]:
+        """A failure changes nothing and counts for nothing."""
         slot = self._idle(key)
-        slot.is_held = False
+        slot.failures = 0
         outcome = yield from self._start(slot)
         if isinstance(outcome, Failed):
-            slot.state = State.UNDEFINED if slot.state is not State.STUCK else slot.state
             yield from self._end_if_doomed()
             raise StartFailed(key, outcome.reason)
         return slot
 
-    def delete_child(self, key: str) -> Decision[None]:
-        """Forget a child that does not run."""
-        del self.slots[self._idle(key).key]
-        yield from ()
+    def _idle(self, key: str) -> Slot:
+        """The slot of a child that is known and does not run."""
+        if self.spec.is_simple:
+            raise SimpleOneForOne(key)
+        slot = self.slots.get(key)
+        if slot is None:
+            raise NotFound(key)
+        if slot.is_alive:
+            raise Running(key)
+        if slot.state is State.RESTARTING:
+            raise Restarting(key)
+        return slot
+
+    def _was_ours(self, key: str) -> bool:
+        name, _, number = key.rpartition("#")
+        return name == self.template.id and number.isdecimal() and 1 <= int(number) <= self._started
 
     def child_spec(self, key: str) -> ChildSpec:
         """The spec of a child; of a dynamic one the template, also when it has ended."""
@@ -232,7 +221,7 @@ class Core:
         delay = self._delay(slot)
         if delay > 0:
             yield from self._stop_all([s for s in self._group(slot) if s is not slot])
-            yield from self._try_later(slot, State.RESTARTING, delay=delay, now=now)
+            yield from self._try_later(slot, delay=delay, now=now)
         else:
             yield from self._restart(slot, now=now)
 
@@ -245,13 +234,14 @@ class Core:
             return
         slot.state = State.UNDEFINED
         slot.failures += 1
+        slot.restarts += 1
         group = self._group(slot)
         yield from self._stop_all([s for s in group if s is not slot])
         failed = yield from self._start_all([s for s in group if s.key in self.slots and self._takes_part(s, slot)])
         if failed is not None and self._doom is None:
             if failed is not slot:
                 failed.failures += 1
-            yield from self._try_later(failed, State.RESTARTING, delay=self._delay(failed), now=now)
+            yield from self._try_later(failed, delay=self._delay(failed), now=now)
 
     def _group(self, slot: Slot) -> list[Slot]:
         slots = list(self.slots.values())
@@ -270,19 +260,20 @@ class Core:
             return 0.0
         return slot.spec.backoff.delay(slot.failures - 1, random=self.random())
 
-    def _try_later(self, slot: Slot, state: State, *, delay: float, now: float) -> Decision[None]:
-        slot.state = state
+    def _try_later(self, slot: Slot, *, delay: float, now: float, is_pause: bool = False) -> Decision[None]:
+        slot.state = State.PAUSED if is_pause else State.RESTARTING
         slot.retry_at = now + delay
-        yield Retry(slot.key, delay)
+        yield Retry(slot.key, delay, is_pause)
 
     def _exceeded(self, slot: Slot, *, now: float) -> Decision[None]:
         intensity = self.spec.intensity
         if self.spec.exceeded is Exceeded.PAUSE:
             self._restarts = ()
             yield from self._stop_all([s for s in self._group(slot) if s is not slot])
-            yield from self._try_later(slot, State.PAUSED, delay=self.spec.pause, now=now)
+            yield from self._try_later(slot, delay=self.spec.pause, now=now, is_pause=True)
             return
         self._drop(slot)
+        assert slot.cause is not None
         yield from self._end(Escalated(slot.key, slot.cause, intensity.max_restarts, intensity.period))
 
     def _fires_auto_shutdown(self, slot: Slot) -> bool:
@@ -294,24 +285,11 @@ class Core:
 
     # ---- starting and stopping
 
-    def _add(self, slot: Slot) -> Decision[Slot | None]:
-        if self.spec.max_children is not None and len(self.slots) >= self.spec.max_children:
-            raise MaxChildren(self.spec.max_children)
-        self.slots[slot.key] = slot
-        outcome = yield from self._start(slot)
-        if isinstance(outcome, Failed):
-            if slot.state is not State.STUCK:
-                del self.slots[slot.key]
-            yield from self._end_if_doomed()
-            raise StartFailed(slot.key, outcome.reason)
-        return slot if slot.key in self.slots else None
-
     def _start_all(self, slots: Iterable[Slot]) -> Decision[Slot | None]:
         """Start one after another. Returns the first that fails; those after it are not tried."""
         for slot in slots:
             if self._doom is not None:
                 return slot
-            slot.is_held = False
             outcome = yield from self._start(slot)
             if isinstance(outcome, Failed):
                 return slot
@@ -320,6 +298,8 @@ class Core:
     def _start(self, slot: Slot) -> Decision[StartOutcome]:
         self._incarnations += 1
         slot.incarnation = self._incarnations
+        slot.state = State.STARTING
+        slot.is_held = False
         reply = yield Start(slot.key, slot.spec, slot.incarnation)
         outcome = reply.outcome
         match outcome:
@@ -342,7 +322,10 @@ class Core:
         for batch in batches:
             if not batch:
                 continue
-            reply = yield Stop(tuple(slot.key for slot in batch), at_once=self.spec.is_simple)
+            for slot in batch:
+                slot.state = State.STOPPING
+            stopping = tuple(Stopping(slot.key, slot.incarnation, slot.spec.grace) for slot in batch)
+            reply = yield Stop(stopping, at_once=self.spec.is_simple)
             if not isinstance(reply.outcome, tuple):
                 raise TypeError(f"Stop was answered {reply.outcome!r}, not with a tuple of reasons")
             for slot, reason in zip(batch, reply.outcome, strict=True):
@@ -375,20 +358,3 @@ class Core:
         if self.ended is None:
             yield from self._stop_all(list(self.slots.values()))
             self.ended = self._doom or reason
-
-    def _idle(self, key: str) -> Slot:
-        """The slot of a child that is known and does not run."""
-        if self.spec.is_simple:
-            raise SimpleOneForOne(key)
-        slot = self.slots.get(key)
-        if slot is None:
-            raise NotFound(key)
-        if slot.state in (State.UP, State.STUCK):
-            raise Running(key)
-        if slot.state is State.RESTARTING:
-            raise Restarting(key)
-        return slot
-
-    def _was_ours(self, key: str) -> bool:
-        name, _, number = key.rpartition("#")
-        return name == self.template.id and number.isdecimal() and 1 <= int(number) <= self._started

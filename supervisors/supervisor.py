@@ -7,52 +7,53 @@ answers. A supervisor runs in one task and holds no lock: requests wait in its i
 from collections import deque
 from collections.abc import Callable
 from random import random as draw
-from typing import Generic, TypeVar
+from typing import Final
 
 import anyio
 from anyio import CancelScope, Event
 from anyio.abc import TaskGroup
 from attrs import define, field, frozen
 
-from supervisors.child import Child, Launch, Started, StartOutcome
+from supervisors.child import Child, Failed, Launch, Started, StartOutcome
 from supervisors.clock import Clock, sleep
-from supervisors.core import Core, Decision, Reply, Retry, Slot, Start, State, Stop
+from supervisors.core import Core
+from supervisors.effects import Decision, Outcome, Reply, Retry, Start, Stop, Stopping, T
 from supervisors.errors import NotAlive, SupervisorError
+from supervisors.events import (
+    ChildExited,
+    ChildFailed,
+    ChildIgnored,
+    ChildStarted,
+    ChildStopped,
+    EventHub,
+    EventStream,
+    Requested,
+    RetryBegun,
+    RetryPlanned,
+    SupervisorEnded,
+    SupervisorEnding,
+    SupervisorStarting,
+    SupervisorUp,
+    TreeEvent,
+)
+from supervisors.inputs import (
+    DeleteChild,
+    Exited,
+    Look,
+    Request,
+    RestartChild,
+    RetryDue,
+    ShutDown,
+    StartChild,
+    StartDynamic,
+    TerminateChild,
+)
 from supervisors.reasons import ExitReason, Killed, Stopped
-from supervisors.spec import ChildSpec, ChildType, SupervisorSpec
+from supervisors.slot import Slot
+from supervisors.spec import ChildSpec, SupervisorSpec
+from supervisors.views import ChildCounts, ChildInfo, ChildRef, Snapshot, counts_of, info_of
 
-T = TypeVar("T")
-_SHUTDOWN = Stopped("shutdown")
-
-
-@frozen
-class ChildRef:
-    """A child that was started: its key, which incarnation, and what it said when it was ready."""
-
-    id: str
-    incarnation: int
-    info: object = None
-
-
-@frozen
-class ChildInfo:
-    """One line of `which_children`. `supervisor` is the supervisor below, if the child is one and is up."""
-
-    id: str
-    state: State
-    type: ChildType
-    info: object = None
-    supervisor: "Supervisor | None" = field(default=None, repr=False)
-
-
-@frozen
-class ChildCounts:
-    """What `count_children` answers: specs known, children running, and of all how many are of which type."""
-
-    specs: int
-    active: int
-    supervisors: int
-    workers: int
+ASKED: Final = Stopped("shutdown")
 
 
 @frozen(eq=False)
@@ -64,34 +65,20 @@ class Tree:
     make_child: "Callable[[Launch, Tree], Child]"
     random: Callable[[], float] = draw
     supervisors: "dict[str, Supervisor]" = field(factory=dict)
+    events: EventHub = field(factory=EventHub)
 
 
 @define(eq=False)
-class _Call(Generic[T]):
+class _Call:
     """A request in the inbox, and its answer."""
 
-    decide: Callable[[], Decision[T]]
+    request: Request
     done: Event = field(factory=Event)
-    answer: T | None = None
+    answer: ChildRef | Snapshot | None = None
     error: SupervisorError | None = None
-    is_served: bool = False
 
 
-@frozen
-class _Exited:
-    key: str
-    incarnation: int
-    reason: ExitReason
-
-
-@frozen
-class _RetryDue:
-    key: str
-
-
-@frozen
-class _Stop:
-    reason: ExitReason
+_Message = _Call | Exited | RetryDue | ShutDown
 
 
 class Supervisor:
@@ -100,11 +87,11 @@ class Supervisor:
     def __init__(self, spec: SupervisorSpec, *, path: str, tree: Tree) -> None:
         self.spec = spec
         self.path = path
-        self._tree = tree
         self.is_asked = False  # to end
+        self._tree = tree
         self._core = Core(spec, tree.random)
         self._children: dict[str, Child] = {}
-        self._inbox: deque[_Call[object] | _Exited | _RetryDue | _Stop] = deque()
+        self._inbox: deque[_Message] = deque()
         self._bell = Event()
         self._finished = Event()
         self._starting: Child | None = None
@@ -116,40 +103,46 @@ class Supervisor:
 
         Raises: AlreadyStarted, AlreadyPresent, MaxChildren, SimpleOneForOne, SpecError, StartFailed, NotAlive.
         """
-        return _ref(await self._ask(lambda: self._core.start_child(child)))
+        return await self._ask_for_child(StartChild(child))
 
     async def start_dynamic(self, *args: object, **kwargs: object) -> ChildRef | None:
         """Start a child of a simple_one_for_one supervisor, with more arguments for its template. None: it declined.
 
         Raises: MaxChildren, StartFailed, NotAlive.
         """
-        return _ref(await self._ask(lambda: self._core.start_dynamic(args, kwargs)))
+        return await self._ask_for_child(StartDynamic(args, kwargs))
 
     async def terminate_child(self, child: str | ChildRef) -> None:
         """Stop a child and keep its spec, unless it is temporary or dynamic. Raises: NotFound, SimpleOneForOne."""
-        await self._ask(lambda: self._core.terminate_child(_key(child)))
+        await self._ask(TerminateChild(_key(child)))
 
     async def restart_child(self, child: str | ChildRef) -> ChildRef | None:
         """Start a child that does not run. None: it declined.
 
-        Raises: NotFound, Running, Restarting, StartFailed, SimpleOneForOne.
+        Raises: NotFound, Running, Restarting, StartFailed, SimpleOneForOne, NotAlive.
         """
-        return _ref(await self._ask(lambda: self._core.restart_child(_key(child))))
+        return await self._ask_for_child(RestartChild(_key(child)))
 
     async def delete_child(self, child: str | ChildRef) -> None:
-        """Forget a child that does not run. Raises: NotFound, Running, Restarting, SimpleOneForOne."""
-        await self._ask(lambda: self._core.delete_child(_key(child)))
+        """Forget a child that does not run. Raises: NotFound, Running, Restarting, SimpleOneForOne, NotAlive."""
+        await self._ask(DeleteChild(_key(child)))
+
+    async def snapshot(self) -> Snapshot:
+        """Children and counts as they are when this request's turn has come, between two decisions."""
+        answer = await self._ask(Look())
+        assert isinstance(answer, Snapshot)
+        return answer
 
     async def shutdown(self) -> ExitReason:
         """Stop all children in reverse order and end. Returns why the supervisor ended."""
         self.request_shutdown()
         return await self.wait()
 
-    def request_shutdown(self, reason: ExitReason = _SHUTDOWN) -> None:
+    def request_shutdown(self, reason: ExitReason = ASKED) -> None:
         """Ask the supervisor to end, and go on without waiting. A start in progress is given up."""
         if self._core.ended is None:
             self.is_asked = True
-            self._post(_Stop(reason))
+            self._post(ShutDown(reason))
             if self._starting is not None:
                 self._tree.tasks.start_soon(self._starting.stop, 0)
 
@@ -165,20 +158,18 @@ class Supervisor:
         """Why it ended, or None while it lives."""
         return self._core.ended
 
+    @property
+    def backlog(self) -> int:
+        """How many exits and requests wait in the inbox."""
+        return len(self._inbox)
+
     def which_children(self) -> list[ChildInfo]:
-        """The children in start order."""
-        return [self._info(slot) for slot in self._core.slots.values()]
+        """The children in start order, with those of the supervisors below."""
+        return [info_of(slot, self._below(slot)) for slot in self._core.slots.values()]
 
     def count_children(self) -> ChildCounts:
-        """How many there are. A child between two attempts counts in `specs`, not in `active`."""
-        slots = list(self._core.slots.values())
-        supervisors = sum(slot.spec.type is ChildType.SUPERVISOR for slot in slots)
-        return ChildCounts(
-            specs=1 if self.spec.is_simple else len(slots),
-            active=sum(slot.state is State.UP for slot in slots),
-            supervisors=supervisors,
-            workers=len(slots) - supervisors,
-        )
+        """How many there are."""
+        return counts_of(list(self._core.slots.values()), is_simple=self.spec.is_simple)
 
     def get_child_spec(self, child: str | ChildRef) -> ChildSpec:
         """The spec of a child. Raises NotFound."""
@@ -192,20 +183,26 @@ class Supervisor:
             raise NotAlive(f"{self.path}/{child}")
         return below
 
-    def _info(self, slot: Slot) -> ChildInfo:
+    def events(self, *, capacity: int = 1_024) -> EventStream:
+        """Everything that happens from now on, here and below. Keep reading: beyond `capacity` the oldest are lost."""
+        return self._tree.events.stream(self.path, capacity)
+
+    def _below(self, slot: Slot) -> tuple[ChildInfo, ...] | None:
         below = self._tree.supervisors.get(f"{self.path}/{slot.key}")
-        return ChildInfo(slot.key, slot.state, slot.spec.type, slot.info, below)
+        return None if below is None else tuple(below.which_children())
 
     # ---- the loop
 
     async def run(self, on_up: Callable[[], None]) -> None:
         """Start the children, call `on_up`, serve to the end. Raises StartFailed. Cancelling it kills the children."""
+        self._tell(SupervisorStarting, spec=self.spec)
         try:
             await self._perform(self._core.boot())
             self._tree.supervisors[self.path] = self
+            self._tell(SupervisorUp)
             on_up()
             while self._core.ended is None:
-                await self._perform(self._decision(await self._next()))
+                await self._handle(await self._next())
         finally:
             with CancelScope(shield=True):
                 for child in reversed(list(self._children.values())):  # none are left, unless we are being killed
@@ -213,28 +210,35 @@ class Supervisor:
             self._children.clear()
             self._tree.supervisors.pop(self.path, None)
             self._refuse_waiting()
+            self._tell(SupervisorEnded, reason=self._core.ended or Killed())
             self._finished.set()
 
-    def _decision(self, message: "_Call[object] | _Exited | _RetryDue | _Stop") -> Decision[None]:
-        now = self._tree.clock.now()
+    async def _handle(self, message: _Message) -> None:
         match message:
-            case _Exited(key, incarnation, reason):
-                slot = self._core.slots.get(key)
-                if slot is not None and slot.incarnation == incarnation:
-                    self._children.pop(key, None)
-                return self._core.exited(key, incarnation, reason, now=now)
-            case _RetryDue(key):
-                return self._core.retry(key, now=now)
-            case _Stop(reason):
-                return self._core.shutdown(reason)
-            case _:
-                return self._serve(message)
+            case _Call():
+                await self._serve(message)
+                return
+            case Exited(key, incarnation, reason):
+                if not self._core.is_current(key, incarnation):
+                    return
+                del self._children[key]
+                self._tell(ChildExited, child=key, incarnation=incarnation, reason=reason)
+            case RetryDue(key):
+                self._tell(RetryBegun, child=key)
+            case ShutDown(reason):
+                self._tell(SupervisorEnding, reason=reason)
+        await self._perform(self._core.decide(message, now=self._tree.clock.now()))
 
-    def _serve(self, call: "_Call[object]") -> Decision[None]:
+    async def _serve(self, call: _Call) -> None:
+        self._tell(Requested, request=call.request)
         try:
-            call.answer = yield from call.decide()
+            slot = await self._perform(self._core.decide(call.request, now=self._tree.clock.now()))
         except SupervisorError as error:
             call.error = error
+        else:
+            call.answer = None if slot is None else ChildRef(slot.key, slot.incarnation, slot.info)
+            if isinstance(call.request, Look):
+                call.answer = Snapshot(tuple(self.which_children()), self.count_children())
         finally:
             call.done.set()
 
@@ -247,85 +251,99 @@ class Supervisor:
             except StopIteration as stop:
                 result: T = stop.value
                 return result
+            outcome: Outcome = None
             match effect:
                 case Start():
-                    outcome: StartOutcome | tuple[ExitReason, ...] | None = await self._start(effect)
-                case Stop(keys, at_once):
-                    outcome = await self._stop(keys, at_once=at_once)
-                case Retry(key, delay):
-                    outcome = None
-                    self._retry_later(key, delay)
+                    outcome = await self._start(effect)
+                case Stop():
+                    outcome = await self._stop(effect)
+                case Retry():
+                    self._retry_later(effect)
             reply = Reply(outcome, self._tree.clock.now())
 
     async def _start(self, start: Start) -> StartOutcome:
+        key, incarnation = start.key, start.incarnation
         launch = Launch(
             spec=start.spec,
-            path=f"{self.path}/{start.key}",
-            incarnation=start.incarnation,
-            on_exit=lambda reason: self._on_exit(start.key, start.incarnation, reason),
+            path=f"{self.path}/{key}",
+            incarnation=incarnation,
+            on_exit=lambda reason: self._post(Exited(key, incarnation, reason)),
             clock=self._tree.clock,
         )
         child = self._tree.make_child(launch, self._tree)
-        self._children[start.key] = self._starting = child
+        self._children[key] = self._starting = child
         try:
             outcome = await child.start()
         finally:
             self._starting = None
-        if not isinstance(outcome, Started):
-            del self._children[start.key]
+        if isinstance(outcome, Started):
+            self._tell(ChildStarted, child=key, incarnation=incarnation, info=outcome.info)
+            return outcome
+        del self._children[key]
+        if isinstance(outcome, Failed):
+            self._tell(ChildFailed, child=key, incarnation=incarnation, reason=outcome.reason)
+        else:
+            self._tell(ChildIgnored, child=key, incarnation=incarnation)
         return outcome
 
-    async def _stop(self, keys: tuple[str, ...], *, at_once: bool) -> tuple[ExitReason, ...]:
+    async def _stop(self, stop: Stop) -> tuple[ExitReason, ...]:
         reasons: dict[str, ExitReason] = {}
 
-        async def stop(key: str) -> None:
-            child = self._children[key]
-            reasons[key] = await child.stop(self._core.slots[key].spec.grace)
-            self._children.pop(key, None)
+        async def stop_one(one: Stopping) -> None:
+            reasons[one.key] = await self._children[one.key].stop(one.grace)
+            del self._children[one.key]
+            self._tell(ChildStopped, child=one.key, incarnation=one.incarnation, reason=reasons[one.key])
 
-        if at_once:
+        if stop.at_once:
             async with anyio.create_task_group() as group:
-                for key in keys:
-                    group.start_soon(stop, key)
+                for one in stop.children:
+                    group.start_soon(stop_one, one)
         else:
-            for key in keys:
-                await stop(key)
-        return tuple(reasons[key] for key in keys)
+            for one in stop.children:
+                await stop_one(one)
+        return tuple(reasons[one.key] for one in stop.children)
 
-    def _retry_later(self, key: str, delay: float) -> None:
+    def _retry_later(self, retry: Retry) -> None:
+        self._tell(RetryPlanned, child=retry.key, delay=retry.delay, is_pause=retry.is_pause)
+
         async def wait() -> None:
-            await sleep(self._tree.clock, delay)
-            self._post(_RetryDue(key))
+            await sleep(self._tree.clock, retry.delay)
+            self._post(RetryDue(retry.key))
 
-        if delay > 0:
+        if retry.delay > 0:
             self._tree.tasks.start_soon(wait)
         else:
-            self._post(_RetryDue(key))
+            self._post(RetryDue(retry.key))
 
-    def _on_exit(self, key: str, incarnation: int, reason: ExitReason) -> None:
-        self._post(_Exited(key, incarnation, reason))
+    def _tell(self, kind: type[TreeEvent], **fields: object) -> None:
+        if self._tree.events.is_heard:
+            self._tree.events.put(kind(at=self._tree.clock.now(), supervisor=self.path, **fields))
 
     # ---- the inbox
 
-    def _post(self, message: "_Call[object] | _Exited | _RetryDue | _Stop") -> None:
+    def _post(self, message: _Message) -> None:
         self._inbox.append(message)
         self._bell.set()
 
-    async def _next(self) -> "_Call[object] | _Exited | _RetryDue | _Stop":
+    async def _next(self) -> _Message:
         while not self._inbox:
             self._bell = Event()
             await self._bell.wait()
         return self._inbox.popleft()
 
-    async def _ask(self, decide: Callable[[], Decision[T]]) -> T:
+    async def _ask(self, request: Request) -> ChildRef | Snapshot | None:
         if self._finished.is_set():
             raise NotAlive(self.path)
-        call: _Call[T] = _Call(decide)
-        self._post(call)  # type: ignore[arg-type]  # the inbox does not look at answers
+        call = _Call(request)
+        self._post(call)
         await call.done.wait()
         if call.error is not None:
             raise call.error
-        return call.answer  # type: ignore[return-value]  # decided: an answer or an error
+        return call.answer
+
+    async def _ask_for_child(self, request: Request) -> ChildRef | None:
+        answer = await self._ask(request)
+        return answer if isinstance(answer, ChildRef) else None
 
     def _refuse_waiting(self) -> None:
         for message in self._inbox:
@@ -337,9 +355,3 @@ class Supervisor:
 
 def _key(child: str | ChildRef) -> str:
     return child.id if isinstance(child, ChildRef) else child
-
-
-def _ref(slot: Slot | None) -> ChildRef | None:
-    if slot is None or slot.state is not State.UP:
-        return None
-    return ChildRef(slot.key, slot.incarnation, slot.info)
