@@ -7,18 +7,17 @@ import pytest
 from redis.asyncio import Redis
 
 from murmur.errors import WrongForm
-from murmur.transport import Delivery, Outgoing, Receipt, TopicSpec
+from murmur.transport import Receipt, TopicSpec
 from murmur.transports.redis import RedisTransport
 from murmur.transports.redis_intake import _Reading
 from tests.brokers.proxy import Proxy
 from tests.brokers.redis_operator import operator, pending
 from tests.brokers.redis_server import RedisServer
 from tests.contracts.harness import until
+from tests.transports.redis_messages import SPEC, TOPIC, messages, received
 
 pytestmark = pytest.mark.anyio
 
-TOPIC = "echo.tasks"
-SPEC = TopicSpec(TOPIC, lease=30.0, dead_topic="echo.dead")
 Opener = Callable[..., Awaitable[RedisTransport]]
 
 
@@ -40,22 +39,6 @@ async def opened(redis_server: RedisServer) -> AsyncIterator[Opener]:
 async def admin(redis_server: RedisServer) -> AsyncIterator[Redis]:
     async with operator(redis_server.url) as client:
         yield client
-
-
-def messages(count: int, *, topic: str = TOPIC, start: int = 0) -> list[Outgoing]:
-    return [Outgoing(topic, b"%d" % number, str(number)) for number in range(start, start + count)]
-
-
-async def received(transport: RedisTransport, count: int, *, within: float = 5.0) -> list[Delivery]:
-    found: list[Delivery] = []
-
-    async def all_came() -> bool:
-        room = count - len(found)
-        found.extend(await transport.receive("workers", {TOPIC: room}, credit=room, wait=0.2))
-        return len(found) == count
-
-    assert await until(all_came, within=within), f"{len(found)} of {count}"
-    return found
 
 
 async def blocked(admin: Redis) -> int:
