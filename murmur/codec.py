@@ -57,8 +57,14 @@ class PayloadCodec:
             ) from error
 
     def encode_checked(self, value: object) -> bytes:
-        """Like `encode`, and the bytes are proven to be readable as the declared type."""
-        body = self.encode(value)
+        """Like `encode`, and the bytes are proven to be readable as the declared type.
+
+        A plain dict is taken for a class if it reads as one: what came from JSON need not be built first.
+        """
+        if type(value) is dict and isinstance(self.declared, type) and _is_record(self.declared):
+            body = _plain(value)
+        else:
+            body = self.encode(value)
         if (not self._is_plain and type(value) not in (str, int, bool)) or type(value) is not self.declared:
             self.decode(body)
         return body
@@ -96,6 +102,14 @@ def type_name(declared: object) -> str:
 
 _encode: Final = msgspec.json.Encoder().encode
 _decode: Final = msgspec.json.Decoder().decode
+
+
+def _plain(value: object) -> bytes:
+    try:
+        _refuse_unfinite(value)
+        return _encode(value)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise Misfit([f"$ has no JSON form: {error}"]) from error
 
 
 def _refuse_unfinite(plain: object) -> None:

@@ -17,7 +17,9 @@ from murmur.envelope import (
     DeadLetter,
     TaskMessage,
     check_json,
+    decode_letter,
     decode_task,
+    digest,
     encode,
 )
 from murmur.errors import BadEnvelope, BadTaskId
@@ -40,6 +42,7 @@ from murmur.store import (
 from murmur.transport import Delivery, Outgoing, Refusal, TopicKind, TopicSpec, Transport
 
 GROUP = "workers"
+_QUARANTINE = "quarantine:"
 _INBOX_READ = 1000  # results one read of an inbox takes at most
 
 
@@ -155,6 +158,14 @@ class TaskQueue:
             answers.update(zip(places, await self._write(kind, [endings[at] for at in places]), strict=True))
         return [answers[at] for at in range(len(endings))]
 
+    async def dead_letters(self, agent: str, *, limit: int = 100) -> Sequence[bytes]:
+        """Return the newest dead letters of an agent, newest first: tasks given up, and bytes that were no task."""
+        letters = list(await self.store.dead_letters(agent, limit=limit))
+        if not self.store.moves_messages:
+            letters += (await self.store.listed(f"{_QUARANTINE}{agent}:")).values()
+            letters.sort(key=lambda raw: decode_letter(raw).dead_at, reverse=True)
+        return letters[:limit]
+
     def lost(self) -> AsyncIterator[Delivery]:
         """Yield deliveries that are no longer ours. See `Transport.lost`."""
         return self.transport.lost()
@@ -249,7 +260,10 @@ class TaskQueue:
         """Move bytes nobody can run to the dead letters, as they were, and go on."""
         agent = self.topics.agent_of(delivery.topic)
         logger.warning("{}: a message on {} was dead-lettered: {}", error.code, delivery.topic, error)
-        await self.transport.dead(delivery, encode(_letter_of(delivery, agent, str(error))))
+        letter = encode(_letter_of(delivery, agent, str(error)))
+        if not self.store.moves_messages:  # a store of its own cannot see the transport's dead letters
+            await self.store.put(f"{_QUARANTINE}{agent}:{digest(delivery.body)}", letter)
+        await self.transport.dead(delivery, letter)
 
 
 def _letter_of(delivery: Delivery, agent: str, reason: str) -> DeadLetter:

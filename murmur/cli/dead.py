@@ -66,6 +66,6 @@ async def _letters(agent: str, limit: int, where: dict[str, Any]) -> list[tuple[
     )
     await queue.open(owner="murmur-dead", lease=None)
     try:
-        return [(bytes(raw), decode_letter(raw)) for raw in await queue.store.dead_letters(agent, limit=limit)]
+        return [(bytes(raw), decode_letter(raw)) for raw in await queue.dead_letters(agent, limit=limit)]
     finally:
         await queue.close()
