@@ -3,6 +3,7 @@
 There is no global registry: each runtime has one, and the workers that are given it.
 """
 
+import functools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -59,7 +60,7 @@ def entry_of(actor: object) -> AgentEntry:
     """Return the entry of an actor class. Raises `TypeError` for anything else."""
     if not (isinstance(actor, type) and issubclass(actor, Actor)) or actor is Actor:
         raise TypeError(f"expected a class derived from Actor, a registered name or Remote(name), got {actor!r}")
-    return AgentEntry(actor.name, *_codecs(actor), actor)
+    return _described(actor)  # type: ignore[arg-type]  # mypy reads the hash of the instances, not of the class
 
 
 def agents_by_name(
@@ -81,6 +82,11 @@ def agents_by_name(
             name="agents", value=", ".join(found.keys() - served), expected="actor classes, not Remote names"
         )
     return served
+
+
+@functools.lru_cache(maxsize=256)
+def _described(actor: AnyActor) -> AgentEntry:
+    return AgentEntry(actor.name, *_codecs(actor), actor)
 
 
 def _codecs(actor: AnyActor) -> tuple[PayloadCodec, PayloadCodec]:
