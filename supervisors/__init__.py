@@ -22,6 +22,9 @@ from supervisors.errors import (
 )
 from supervisors.intensity import Intensity
 from supervisors.opening import open_supervisor
+from supervisors.processes import Processes
+from supervisors.recycle import Recycle
+from supervisors.remote_error import RemoteError
 from supervisors.slot import State
 from supervisors.spec import (
     AutoShutdown,
@@ -37,6 +40,7 @@ from supervisors.spec import (
 )
 from supervisors.supervisor import Supervisor
 from supervisors.views import ChildCounts, ChildInfo, ChildRef
+from supervisors.watchdog import Watchdog
 
 __all__ = [
     "AlreadyPresent",
@@ -60,6 +64,9 @@ __all__ = [
     "MaxChildren",
     "NotAlive",
     "NotFound",
+    "Processes",
+    "Recycle",
+    "RemoteError",
     "RequestError",
     "Restart",
     "Restarting",
@@ -74,5 +81,6 @@ __all__ = [
     "SupervisorError",
     "SupervisorFailed",
     "SupervisorSpec",
+    "Watchdog",
     "open_supervisor",
 ]

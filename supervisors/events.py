@@ -99,6 +99,20 @@ class ChildStopped(ChildEvent):
 
 
 @frozen(kw_only=True)
+class ChildLate(ChildEvent):
+    """A process child: its event loop is silent for longer than it should, by so many seconds. It may only be slow."""
+
+    silent: float
+
+
+@frozen(kw_only=True)
+class ChildRecycled(ChildEvent):
+    """A process child: it reached a limit of its `recycle`, and a fresh process has taken over."""
+
+    why: str
+
+
+@frozen(kw_only=True)
 class RetryPlanned(TreeEvent):
     """Another attempt to start a child follows in `delay` seconds. `is_pause`: it had failed too often."""
 

@@ -12,23 +12,29 @@ from anyio import CancelScope, Event
 
 from supervisors.clock import Clock, LoopClock
 from supervisors.errors import StartFailed, SupervisorFailed
+from supervisors.processes import Processes
 from supervisors.reasons import Fatal, is_clean
 from supervisors.spec import SupervisorSpec
 from supervisors.supervisor import Supervisor, Tree
-from supervisors.supervisor_child import make_child
+from supervisors.supervisor_child import ProcessShell, Shells
 
 
 @asynccontextmanager
 async def open_supervisor(
-    spec: SupervisorSpec, *, name: str = "root", clock: Clock | None = None
+    spec: SupervisorSpec,
+    *,
+    name: str = "root",
+    clock: Clock | None = None,
+    processes: Processes | ProcessShell | None = None,
 ) -> AsyncIterator[Supervisor]:
     """Start a supervisor and its children; yields when all are ready, stops them at the end.
 
     The block lasts as long as the supervisor: if that ends by itself, the block is cancelled. When it gave
     up, SupervisorFailed is raised; when it ended cleanly (auto_shutdown), nothing is. `sup.ended` says why.
+    `processes`: how children with Isolation.PROCESS are started, or a shell that other trees use, too.
     Raises: StartFailed, SupervisorFailed, and the SystemExit or KeyboardInterrupt of a child.
     """
-    boot = _Boot()
+    boot = _Boot(Shells(processes or Processes()))
     error: BaseException | None = None
     async with anyio.create_task_group() as host:
         host.start_soon(boot.run, spec, name, clock or LoopClock(), host.cancel_scope)
@@ -52,7 +58,8 @@ async def open_supervisor(
 class _Boot:
     """The task that holds the tree, and what it has to tell the one that opened it."""
 
-    def __init__(self) -> None:
+    def __init__(self, shells: Shells) -> None:
+        self._shells = shells
         self.is_settled = Event()
         self.supervisor: Supervisor | None = None
         self.failure: StartFailed | None = None
@@ -62,7 +69,9 @@ class _Boot:
         """Hold the tree until its supervisor has ended; end the block if that was not wanted."""
         with CancelScope(shield=True):
             async with anyio.create_task_group() as tasks:
-                supervisor = self.supervisor = Supervisor(spec, path=name, tree=Tree(tasks, clock, make_child))
+                supervisor = self.supervisor = Supervisor(
+                    spec, path=name, tree=Tree(tasks, clock, self._shells.make_child)
+                )
                 if self._is_left:
                     supervisor.request_shutdown()
                 try:
@@ -70,6 +79,7 @@ class _Boot:
                 except StartFailed as failure:
                     self.failure = failure
                 tasks.cancel_scope.cancel()  # pending retries and timers; no child is left
+            await self._shells.close()
         self.is_settled.set()
         if not self._is_left and not supervisor.is_asked:
             block.cancel()

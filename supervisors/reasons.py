@@ -64,6 +64,38 @@ class Stuck:
 
 
 @frozen
+class Exited:
+    """A process ended with this exit code and did not say why: `sys.exit(3)`, `os._exit`, a lost interpreter."""
+
+    code: int
+
+    def __str__(self) -> str:
+        return f"exited with code {self.code}"
+
+
+@frozen
+class OutOfMemory:
+    """The kernel killed the process because its memory was used up."""
+
+    def __str__(self) -> str:
+        return "killed by the kernel: out of memory"
+
+
+@frozen
+class Hung:
+    """A process gave no sign of life and was killed by the watchdog. Its stacks stand in `stacks`."""
+
+    silent: str  # "loop": nothing was scheduled; "thread": not even the interpreter ran
+    seconds: float
+    note: str = ""  # what it said it was working on
+    stacks: str = field(default="", eq=False, repr=False)
+
+    def __str__(self) -> str:
+        at = f" at {self.note!r}" if self.note else ""
+        return f"hung{at}: its {self.silent} was silent for {self.seconds:.1f} s"
+
+
+@frozen
 class Fatal:
     """The child raised SystemExit or KeyboardInterrupt: the whole tree stops and the root raises it again."""
 
@@ -87,7 +119,7 @@ class Escalated:
         return f"gave up on {self.child!r} after more than {allowed}; at last it {self.cause}"
 
 
-ExitReason = Normal | Stopped | Crashed | Killed | Stuck | Fatal | Escalated
+ExitReason = Normal | Stopped | Crashed | Killed | Exited | OutOfMemory | Hung | Stuck | Fatal | Escalated
 
 
 def is_clean(reason: ExitReason, *, escalation_is_clean: bool = False) -> bool:

@@ -16,7 +16,9 @@ from attrs.validators import optional
 from supervisors.backoff import Backoff
 from supervisors.errors import BadCombination, DuplicateChild, SpecError
 from supervisors.intensity import Intensity
-from supervisors.validation import member, positive, truth, whole_number
+from supervisors.recycle import Recycle
+from supervisors.validation import instance, member, positive, truth, whole_number
+from supervisors.watchdog import Watchdog
 
 
 class Restart(enum.Enum):
@@ -94,9 +96,13 @@ def _check_shutdown(_: object, attribute: "Attribute[Any]", value: object) -> No
         raise SpecError(field=attribute.name, value=value, allowed=allowed)
 
 
-def _check_backoff(_: object, attribute: "Attribute[Any]", value: object) -> None:
-    if value is not None and not isinstance(value, Backoff):
-        raise SpecError(field=attribute.name, value=value, allowed="a Backoff or None")
+def _check_peer(_: object, attribute: "Attribute[Any]", value: object) -> None:
+    if value is not None and not callable(value):
+        raise SpecError(field=attribute.name, value=value, allowed="an async function of a context and a Link, or None")
+
+
+def _arguments(args: Iterable[Any]) -> tuple[Any, ...]:
+    return tuple(args)
 
 
 def takes_context(start: Callable[..., object]) -> bool:
@@ -116,11 +122,14 @@ class ChildSpec:
     ready the moment its task begins to run. A `SupervisorSpec` (or an `Init`) makes a supervisor below
     this one. Times are seconds; `shutdown` defaults to 5, for a supervisor to `Shutdown.INFINITY`, and
     `start_timeout` to 30, for a supervisor to None: its children have their own.
+
+    Only with `Isolation.PROCESS`: `watchdog` (there by default) finds it when it hangs, `recycle` replaces it in time,
+    and `peer(ctx, link)` talks with its `ctx.link` from this side, as long as the process lives.
     """
 
     id: str = field(validator=_check_id)
     start: "Callable[..., Awaitable[object]] | SupervisorSpec | Init | str" = field(validator=_check_start)
-    args: tuple[Any, ...] = field(default=(), converter=tuple)
+    args: tuple[Any, ...] = field(default=(), converter=_arguments)
     kwargs: Mapping[str, Any] = field(factory=dict)
     restart: Restart = field(default=Restart.PERMANENT, validator=member(Restart))
     type: ChildType = field(validator=member(ChildType))
@@ -128,7 +137,10 @@ class ChildSpec:
     significant: bool = field(default=False, validator=truth)
     start_timeout: float | None = field(validator=optional(positive))
     isolation: Isolation = field(default=Isolation.TASK, validator=member(Isolation))
-    backoff: Backoff | None = field(default=None, validator=_check_backoff)
+    backoff: Backoff | None = field(default=None, validator=optional(instance(Backoff)))
+    watchdog: Watchdog | None = field(validator=optional(instance(Watchdog)))
+    recycle: Recycle | None = field(default=None, validator=optional(instance(Recycle)))
+    peer: Callable[..., Awaitable[object]] | None = field(default=None, validator=_check_peer)
 
     @type.default  # noqa: A003 - OTP calls it so
     def _type_of_start(self) -> ChildType:
@@ -142,7 +154,15 @@ class ChildSpec:
     def _start_timeout_of_type(self) -> float | None:
         return None if self.type is ChildType.SUPERVISOR else 30.0
 
+    @watchdog.default
+    def _watchdog_of_isolation(self) -> Watchdog | None:
+        return Watchdog() if self.isolation is Isolation.PROCESS else None
+
     def __attrs_post_init__(self) -> None:
+        for name in ("watchdog", "recycle", "peer") if self.isolation is Isolation.TASK else ():
+            if getattr(self, name) is not None:
+                allowed = "None with Isolation.TASK: a task can be neither watched nor killed; use Isolation.PROCESS"
+                raise BadCombination(field=f"{name} of child {self.id!r}", value=getattr(self, name), allowed=allowed)
         if self.significant and self.restart is Restart.PERMANENT:
             raise BadCombination(
                 field=f"significant of child {self.id!r}",

@@ -2,15 +2,19 @@
 
 import importlib
 from collections.abc import Callable
+from typing import Final, Protocol
 
 from anyio import CancelScope, Event
 
 from supervisors.child import Child, Failed, Ignored, Launch, Started, StartOutcome
 from supervisors.errors import ProcessesUnavailable, StartFailed
+from supervisors.processes import Processes
 from supervisors.reasons import Crashed, ExitReason, Killed, Stopped, is_doom
 from supervisors.spec import Init, Isolation, SupervisorSpec
 from supervisors.supervisor import Supervisor, Tree
 from supervisors.task_child import TaskChild
+
+_PROCESSES: Final = "supervisors.process.child"
 
 
 class SupervisorChild:
@@ -79,19 +83,47 @@ def made(start: object) -> SupervisorSpec | None:
     return start
 
 
-def make_child(launch: Launch, tree: Tree) -> Child:
-    """Choose the shell a spec asks for."""
-    if launch.spec.isolation is Isolation.PROCESS:
-        return _process_shell()(launch)
-    if isinstance(launch.spec.start, SupervisorSpec | Init):
-        return SupervisorChild(launch, tree)
-    return TaskChild(launch, tree.tasks)
+class ProcessShell(Protocol):
+    """What makes process children, see `process.child`."""
+
+    def make_child(self, launch: Launch, tree: Tree) -> Child:
+        """Make a child of this tree."""
+
+    async def close(self) -> None:
+        """End what they shared. None of them is left."""
 
 
-def _process_shell() -> Callable[[Launch], Child]:
-    """The process shell, loaded when the first child asks for it: multiprocess is heavy and often unused."""
-    try:
-        shell: Callable[[Launch], Child] = importlib.import_module("supervisors.process").ProcessChild
-    except ImportError as error:
-        raise ProcessesUnavailable(str(error)) from error
-    return shell
+class Shells:
+    """Makes the children of a tree, each by the shell its spec asks for.
+
+    The process shell is loaded when the first child asks for it: multiprocess is heavy and often unused. One that
+    was given to us is not closed by us.
+    """
+
+    def __init__(self, processes: Processes | ProcessShell) -> None:
+        self._processes = processes
+        self._own: ProcessShell | None = None
+
+    def make_child(self, launch: Launch, tree: Tree) -> Child:
+        """Make a child of this tree."""
+        if launch.spec.isolation is Isolation.PROCESS:
+            return self._process_shell().make_child(launch, tree)
+        if isinstance(launch.spec.start, SupervisorSpec | Init):
+            return SupervisorChild(launch, tree)
+        return TaskChild(launch, tree.tasks)
+
+    async def close(self) -> None:
+        """End what the children shared. None of them is left."""
+        if self._own is not None:
+            await self._own.close()
+
+    def _process_shell(self) -> ProcessShell:
+        if not isinstance(self._processes, Processes):
+            return self._processes
+        if self._own is None:
+            try:
+                made: Callable[[Processes], ProcessShell] = importlib.import_module(_PROCESSES).ProcessShell
+            except ImportError as error:
+                raise ProcessesUnavailable(str(error)) from error
+            self._own = made(self._processes)
+        return self._own

@@ -56,3 +56,23 @@ def member(kind: type[enum.Enum]) -> Validator:
             raise SpecError(field=attribute.name, value=value, allowed=names)
 
     return check
+
+
+def instance(kind: type) -> Validator:
+    """An instance of `kind`."""
+
+    def check(_: object, attribute: "Attribute[Any]", value: object) -> None:
+        if not isinstance(value, kind):
+            raise SpecError(field=attribute.name, value=value, allowed=f"a {kind.__name__} or None")
+
+    return check
+
+
+def or_none(check: Validator) -> Validator:
+    """None, or what `check` lets pass."""
+
+    def checked(owner: object, attribute: "Attribute[Any]", value: object) -> None:
+        if value is not None:
+            check(owner, attribute, value)
+
+    return checked
