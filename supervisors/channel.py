@@ -139,8 +139,11 @@ class Channel(Generic[M]):
         if self._is_closed:
             raise ChannelClosed
         self._check_size(message)
-        self._control.append(frame(Lane.CONTROL, message))
-        self._backlog += len(message)
+        unsent = self._send_now(frame(Lane.CONTROL, message))
+        if not unsent:
+            return
+        self._control.append(unsent)
+        self._backlog += len(unsent)
         if self._backlog > MAX_BACKLOG:
             self._break("the peer does not read")
         self._notify()
@@ -266,6 +269,15 @@ class Channel(Generic[M]):
                 self._notify()
             while not (self._control or self._bulk or self._is_closed):
                 await self._changed.wait()
+
+    def _send_now(self, data: bytes) -> bytes:
+        """Send what can go at once: what is said must be heard, even if the process ends the moment after."""
+        if self._control or self._bulk or self._is_writing:
+            return data
+        try:
+            return data[self._socket.send(data) :]
+        except OSError:  # it would have to wait, or the reader will see why it cannot go
+            return data
 
     async def _write_all(self, batch: bytes) -> None:
         view = memoryview(batch)

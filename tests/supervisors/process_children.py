@@ -1,13 +1,214 @@
 """Start functions of process children under test: a child imports them by name."""
 
+import ctypes
 import os
+import re
+import signal
+import subprocess
+import sys
+import time
 
 import anyio
 
-from supervisors.process import ProcessContext
+from supervisors import ChildContext, ChildSpec, Exit, Intensity, SupervisorSpec
+from supervisors.process import Link, ProcessContext
+from supervisors.reasons import Stopped
+
+SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
 
 
 async def wait(ctx: ProcessContext) -> None:
     """Run until stopped."""
     ctx.ready(os.getpid())
+    await anyio.sleep_forever()
+
+
+async def without_context() -> None:
+    """Ready at once."""
+    await anyio.sleep_forever()
+
+
+async def finish(ctx: ProcessContext, word: str) -> None:
+    """Ask to finish; say that it did."""
+    ctx.ready(os.getpid())
+    await ctx.stopping.wait()
+    raise Exit(Stopped(word))
+
+
+async def ignore(ctx: ProcessContext) -> None:
+    """Decline."""
+    ctx.ignore()
+
+
+async def deaf(ctx: ProcessContext) -> None:
+    """Neither cancellation nor SIGTERM ends it."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    ctx.ready(os.getpid())
+    while True:
+        with anyio.CancelScope(shield=True):
+            await anyio.sleep(60)
+
+
+async def never_ready(ctx: ProcessContext) -> None:
+    """Not ready, ever."""
+    await anyio.sleep_forever()
+
+
+async def end(ctx: ProcessContext, how: str, *, ready: bool = True) -> None:
+    """End in one of many ways."""
+    if ready:
+        ctx.ready(os.getpid())
+    match how:
+        case "return":
+            return
+        case "raise":
+            raise KeyError("lost")
+        case "sys.exit":
+            sys.exit(3)
+        case "os._exit":
+            os._exit(7)
+        case "255":
+            os._exit(255)
+        case "segfault":
+            ctypes.string_at(0)
+        case "abort":
+            os.abort()
+        case "memory":
+            raise MemoryError
+        case "interrupt":
+            raise KeyboardInterrupt
+        case _:
+            os.kill(os.getpid(), int(how))
+            await anyio.sleep_forever()
+
+
+class Picky(Exception):
+    """Cannot be unpickled: its argument has no default."""
+
+    def __init__(self, *, code: int) -> None:
+        super().__init__(f"code {code}")
+        self.code = code
+
+
+async def fail_oddly(ctx: ProcessContext) -> None:
+    """Raise something that pickle would break, because of something else."""
+    ctx.ready()
+    try:
+        raise ValueError("at the bottom")
+    except ValueError as error:
+        picky = Picky(code=9)
+        picky.add_note("a note")
+        raise picky from error
+
+
+async def hang(ctx: ProcessContext, how: str, note: str) -> None:
+    """Stop scheduling, in one of three ways."""
+    ctx.ready(os.getpid())
+    await anyio.sleep(0.1)
+    ctx.beat(note)
+    match how:
+        case "sleep":
+            time.sleep(600)  # noqa: ASYNC251  that is the point
+        case "spin":
+            while True:
+                pass
+        case "regex":
+            re.match(r"(a+)+$", "a" * 64 + "b")  # holds the interpreter lock for ages
+
+
+async def slow_once(ctx: ProcessContext, seconds: float) -> None:
+    """Block the loop for a while, then go on."""
+    ctx.ready(os.getpid())
+    await anyio.sleep(0.1)
+    time.sleep(seconds)  # noqa: ASYNC251  that is the point
+    await anyio.sleep_forever()
+
+
+async def with_tools(ctx: ProcessContext, busy: bool) -> None:
+    """Start a tool, a tool with a session of its own, and a fork that holds all file descriptors."""
+    tool = subprocess.Popen(SLEEP)  # noqa: ASYNC220
+    loner = subprocess.Popen(SLEEP, start_new_session=True)  # noqa: ASYNC220
+    fork = os.fork()
+    if fork == 0:
+        time.sleep(600)  # noqa: ASYNC251
+    ctx.ready({"pid": os.getpid(), "tools": [tool.pid, loner.pid, fork]})
+    await anyio.sleep(0.05)
+    if busy:
+        re.match(r"(a+)+$", "a" * 64 + "b")
+    await anyio.sleep_forever()
+
+
+async def work(ctx: ProcessContext, tasks: int, eat: int = 0) -> None:
+    """Report tasks done and eat memory, then wait for the end."""
+    ctx.ready(os.getpid())
+    eaten = bytearray(eat)
+    ctx.done(tasks)
+    await ctx.stopping.wait()
+    del eaten
+
+
+async def echo(ctx: ProcessContext) -> None:
+    """Send back what comes."""
+    ctx.ready()
+    while True:
+        await ctx.link.send(await ctx.link.receive())
+
+
+async def flood(ctx: ProcessContext, count: int, size: int) -> None:
+    """Send a lot before anything is read."""
+    ctx.ready()
+    for _ in range(count):
+        await ctx.link.send(bytes(size))
+    for _ in range(count):
+        await ctx.link.receive()
+    await ctx.link.send(b"done")
+    await anyio.sleep_forever()
+
+
+async def garbage(ctx: ProcessContext) -> None:
+    """Write nonsense where frames are expected."""
+    ctx.ready(os.getpid())
+    os.write(ctx.link._channel._socket.fileno(), b"\xff" * 64)
+    await anyio.sleep_forever()
+
+
+async def crashing_peer(ctx: ChildContext, link: Link) -> None:
+    """A peer that cannot go on."""
+    raise RuntimeError(f"peer of {link.pid}")
+
+
+async def rpc_peer(ctx: ChildContext, link: Link) -> None:
+    """Ask, and expect the same back."""
+    for word in (b"one", b"", b"x" * 300_000):
+        await link.send(word)
+        if await link.receive() != word:
+            raise RuntimeError("not an echo")
+    raise RuntimeError("echoed")
+
+
+async def crash(ctx: ChildContext) -> None:
+    """Crash at once."""
+    ctx.ready()
+    raise RuntimeError("always")
+
+
+PIDS = SupervisorSpec(children=(ChildSpec(id="inner", start=wait),))
+FAILING = SupervisorSpec(
+    intensity=Intensity(max_restarts=1, period=60.0), children=(ChildSpec(id="inner", start=crash),)
+)
+
+
+async def meddle(ctx: ProcessContext) -> None:
+    """Say what the process is like inside."""
+    ctx.ready(
+        {
+            "pid": os.getpid(),
+            "session": os.getsid(0),
+            "is_sigint_ignored": signal.getsignal(signal.SIGINT) is signal.SIG_IGN,
+            "is_term_default": signal.getsignal(signal.SIGTERM) is signal.SIG_DFL,
+            "anthropic": "anthropic" in sys.modules,
+            "loop": type(anyio.lowlevel.current_token().native_token).__module__,
+            "path": ctx.path,
+        }
+    )
     await anyio.sleep_forever()
