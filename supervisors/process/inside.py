@@ -73,7 +73,7 @@ class _Inside:
         try:
             function, args, kwargs = unpack(target)
             spec = ChildSpec(id=self._order.id, start=function, args=args, kwargs=kwargs, start_timeout=None)
-        except Exception as error:  # noqa: BLE001  importing a user's module may raise anything: the start failed
+        except BaseException as error:  # noqa: BLE001  importing a user's module may raise anything: the start failed
             if target.by_value:
                 error = unsent(target.name, f"{type(error).__name__}: {error}")
             return Failed(Crashed(error))

@@ -153,10 +153,16 @@ class Life:
             spec = ChildSpec(id=f"{self._launch.spec.id}.peer", start=peer, args=(self._link,), start_timeout=None)
             launch = evolve(self._launch, spec=spec, path=f"{self._launch.path}.peer", on_exit=self._on_peer_exit)
             self._peer = TaskChild(launch, self._tasks)
-            self._tasks.start_soon(self._peer.start)
+            self._tasks.start_soon(self._hold_peer, self._peer)
+
+    async def _hold_peer(self, peer: TaskChild) -> None:
+        outcome = await peer.start()
+        if isinstance(outcome, Failed):
+            self._on_peer_exit(outcome.reason)
 
     def _on_peer_exit(self, reason: ExitReason) -> None:
-        if isinstance(reason, Crashed):
+        """A peer need not say that it is ready, and may return."""
+        if isinstance(reason, Crashed) and not isinstance(reason.error, EndedBeforeReady):
             self.kill("its peer crashed", reason)
 
     def _send(self, message: Go | Stop) -> None:

@@ -94,7 +94,7 @@ async def fail_oddly(ctx: ProcessContext) -> None:
     """Raise something that pickle would break, because of something else."""
     ctx.ready()
     try:
-        raise ValueError("at the bottom")
+        int("at the bottom")
     except ValueError as error:
         picky = Picky(code=9)
         picky.add_note("a note")
@@ -147,6 +147,17 @@ async def work(ctx: ProcessContext, tasks: int, eat: int = 0) -> None:
     del eaten
 
 
+async def once(ctx: ProcessContext, attempts: str) -> None:
+    """Start the first time only; count the attempts in a file."""
+    with open(attempts, "ab") as file:  # noqa: ASYNC230
+        file.write(b".")
+        is_first = file.tell() == 1
+    if not is_first:
+        raise RuntimeError("only once")
+    ctx.ready(os.getpid())
+    await anyio.sleep_forever()
+
+
 async def echo(ctx: ProcessContext) -> None:
     """Send back what comes."""
     ctx.ready()
@@ -155,14 +166,25 @@ async def echo(ctx: ProcessContext) -> None:
 
 
 async def flood(ctx: ProcessContext, count: int, size: int) -> None:
-    """Send a lot before anything is read."""
+    """Send and receive a lot at once."""
     ctx.ready()
-    for _ in range(count):
-        await ctx.link.send(bytes(size))
-    for _ in range(count):
-        await ctx.link.receive()
+    await both_ways(ctx.link, count, size)
     await ctx.link.send(b"done")
     await anyio.sleep_forever()
+
+
+async def both_ways(link: Link, count: int, size: int) -> None:
+    """Send and receive so many bytes so many times, at once."""
+
+    async def send() -> None:
+        for _ in range(count):
+            await link.send(bytes(size))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(send)
+        for _ in range(count):
+            if await link.receive() != bytes(size):
+                raise RuntimeError("not what was sent")
 
 
 async def garbage(ctx: ProcessContext) -> None:
@@ -212,3 +234,8 @@ async def meddle(ctx: ProcessContext) -> None:
         }
     )
     await anyio.sleep_forever()
+
+
+async def ready_with_object(ctx: ProcessContext) -> None:
+    """Say something that no frame can carry."""
+    ctx.ready(object())

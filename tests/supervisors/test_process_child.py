@@ -5,12 +5,12 @@ import signal
 import sys
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from supervisors import (
     ChildSpec,
     Init,
-    Isolation,
     Processes,
     RemoteError,
     Restart,
@@ -111,7 +111,7 @@ async def test_an_error_that_pickle_would_break_arrives_whole() -> None:
     assert record.notes == ("a note",)
     assert "in fail_oddly" in record.traceback
     assert record.cause is not None
-    assert record.cause.message == "at the bottom"
+    assert "at the bottom" in record.cause.message
 
 
 @on(ASYNCIO, TRIO)
@@ -212,7 +212,6 @@ async def test_stopping_during_a_start_waits_for_nobody() -> None:
             events = sup.events()
             tasks.start_soon(_start_in_vain, sup)
             await until(lambda: sup.count_children().specs == 1)
-            await anyio.sleep(0)
             sup.request_shutdown()
     assert isinstance((await next_of(events, ChildFailed)).reason, Killed)
 
