@@ -65,6 +65,7 @@ class Launch:
     incarnation: int  # rises with every start under the same supervisor
     on_exit: OnExit
     clock: Clock
+    on_info: Callable[[object], None] = lambda _info: None  # what it said when it was ready has changed
 
 
 class Exit(Exception):

@@ -110,6 +110,7 @@ class ChildRecycled(ChildEvent):
     """A process child: it reached a limit of its `recycle`, and a fresh process has taken over."""
 
     why: str
+    info: object
 
 
 @frozen(kw_only=True)

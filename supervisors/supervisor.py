@@ -269,6 +269,7 @@ class Supervisor:
             incarnation=incarnation,
             on_exit=lambda reason: self._post(Exited(key, incarnation, reason)),
             clock=self._tree.clock,
+            on_info=lambda info: self._show(key, incarnation, info),
         )
         child = self._tree.make_child(launch, self._tree)
         self._children[key] = self._starting = child
@@ -318,6 +319,10 @@ class Supervisor:
     def _tell(self, kind: type[TreeEvent], **fields: object) -> None:
         if self._tree.events.is_heard:
             self._tree.events.put(kind(at=self._tree.clock.now(), supervisor=self.path, **fields))
+
+    def _show(self, key: str, incarnation: int, info: object) -> None:
+        if self._core.is_current(key, incarnation):
+            self._core.slots[key].info = info
 
     # ---- the inbox
 

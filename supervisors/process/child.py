@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import anyio
-from anyio import CancelScope
+from anyio import CancelScope, Event
 from anyio.abc import TaskGroup
 from anyio.lowlevel import current_token
 
@@ -34,6 +34,7 @@ class ProcessChild:
         self._spawner = spawner
         self._life = self._born()  # the one that counts
         self._lives: set[Life] = set()  # that are not over: also the next one, and old ones that finish
+        self._is_over = Event()  # the one that counts is
         self._recycling = CancelScope()
 
     async def start(self) -> StartOutcome:
@@ -73,8 +74,7 @@ class ProcessChild:
             recycle = self._launch.spec.recycle
             if recycle is not None and isinstance(self._life.outcome, Started):
                 tasks.start_soon(self._recycle, recycle, tasks)
-            while not self._life.ended.is_set():
-                await self._life.ended.wait()  # meanwhile another one may have begun to count
+            await self._is_over.wait()
             self._recycling.cancel()
             for other in tuple(self._lives):
                 await other.stop(0)
@@ -88,20 +88,22 @@ class ProcessChild:
             await life.run()
         finally:
             self._lives.discard(life)
+            if life is self._life:
+                self._is_over.set()
 
     async def _recycle(self, recycle: Recycle, tasks: TaskGroup) -> None:
         """Whenever a limit is reached, let a fresh process take over. One that cannot start is tried again later."""
         with self._recycling:
-            limits = recycle.jittered(self._tree.random())
+            limits, pause = recycle.jittered(self._tree.random()), self._every
             while True:
-                await anyio.sleep(self._every)
-                why = limits.due(self._life.usage())
+                await anyio.sleep(pause)
+                pause = self._every
+                why = None if self._is_over.is_set() else limits.due(self._life.usage())
                 if why is not None:
                     async with self._spawner.recycling:
-                        if await self._replace(tasks, why):
-                            limits = recycle.jittered(self._tree.random())
-                        else:
-                            await anyio.sleep(recycle.retry)
+                        is_replaced = await self._replace(tasks, why)
+                    limits = recycle.jittered(self._tree.random()) if is_replaced else limits
+                    pause = pause if is_replaced else recycle.retry
 
     async def _replace(self, tasks: TaskGroup, why: str) -> bool:
         old, fresh = self._life, self._born()
@@ -110,13 +112,14 @@ class ProcessChild:
             with self._launch.clock.timeout(self._launch.spec.start_timeout):
                 await fresh.settled.wait()
         finally:
-            if not isinstance(fresh.outcome, Started):
+            if self._is_over.is_set() or not isinstance(fresh.outcome, Started):
                 fresh.kill("not needed any more")
-        if not isinstance(fresh.outcome, Started):
+        if self._is_over.is_set() or not isinstance(fresh.outcome, Started):
             await fresh.ended.wait()
             return False
         self._life = fresh
-        self._tell(ChildRecycled, why=why)
+        self._launch.on_info(fresh.outcome.info)
+        self._tell(ChildRecycled, why=why, info=fresh.outcome.info)
         await old.stop(self._launch.spec.grace)
         return True
 

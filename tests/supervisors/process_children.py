@@ -158,6 +158,16 @@ async def once(ctx: ProcessContext, attempts: str) -> None:
     await anyio.sleep_forever()
 
 
+async def first_ready(ctx: ProcessContext, pids: str) -> None:
+    """Write down the own pid; only the first is ever ready."""
+    with open(pids, "a") as file:  # noqa: ASYNC230
+        is_first = file.tell() == 0
+        print(os.getpid(), file=file)
+    if is_first:
+        ctx.ready()
+    await anyio.sleep_forever()
+
+
 async def echo(ctx: ProcessContext) -> None:
     """Send back what comes."""
     ctx.ready()

@@ -180,18 +180,16 @@ def test_any_error_becomes_a_bounded_record_and_comes_back() -> None:
     assert record_error(arrived.error) == arrived.error.record  # sent on, it stays what it was
 
 
-def test_a_page_shows_in_one_process_what_another_wrote() -> None:
+def test_a_page_shows_what_was_written_through_another_descriptor() -> None:
     page = Page.create()
-    child = os.fork()
-    if child == 0:
-        page.beat_of_loop()
-        page.beat_of_thread()
-        page.beat_of_thread()
-        page.add_tasks(7)
-        page.set_memory(8 << 20)
-        page.write_note("é" * MOST_NOTE)
-        os._exit(0)
-    assert os.waitpid(child, 0)[1] == 0
+    child = Page(os.dup(page.fd))
+    child.beat_of_loop()
+    child.beat_of_thread()
+    child.beat_of_thread()
+    child.add_tasks(7)
+    child.set_memory(8 << 20)
+    child.write_note("é" * MOST_NOTE)
+    child.close()
     assert page.read() == Pulse(loop=1, thread=2, tasks=7, memory=8 << 20)
     assert page.note() == "é" * (MOST_NOTE // 2)
     page.close()

@@ -9,9 +9,9 @@ import pytest
 
 from supervisors import ChildContext, Recycle, Restart, Watchdog, open_supervisor
 from supervisors.channel import ChannelBroken
-from supervisors.events import ChildExited, ChildRecycled, ChildStarted
+from supervisors.events import ChildExited, ChildRecycled
 from supervisors.process import Link
-from supervisors.reasons import Crashed
+from supervisors.reasons import Crashed, Killed
 from tests.backends import ASYNCIO, every_backend, on
 from tests.supervisors import process_children as children
 from tests.supervisors.processes import info_of, is_alive, next_of, process, tree, until, wait_dead
@@ -107,6 +107,7 @@ async def test_a_used_up_process_is_replaced_the_fresh_one_first(
         assert why in (await next_of(events, ChildRecycled)).why
         await until(lambda: len(seen) > 1 and not is_alive(seen[0]))
         assert sup.which_children()[0].restarts == 0
+        assert info_of(sup) in seen[1:]
         assert not any(isinstance(event, ChildExited) for event in events.read())
     assert wait_dead(*seen) == []
 
@@ -126,11 +127,34 @@ async def test_a_fresh_process_that_does_not_start_leaves_the_old_one_at_work(tm
 
 
 @on(ASYNCIO)
-async def test_a_process_killed_while_a_fresh_one_starts_is_an_exit_like_any_other() -> None:
-    child = process(children.wait, recycle=Recycle(age=0.05), watchdog=QUICK)
+async def test_a_process_that_dies_while_a_fresh_one_starts_takes_it_along(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    pids.touch()
+    child = process(
+        children.first_ready,
+        args=(str(pids),),
+        recycle=Recycle(age=0.05),
+        watchdog=QUICK,
+        restart=Restart.TEMPORARY,
+    )
     async with open_supervisor(tree(child)) as sup:
         events = sup.events()
-        for _ in range(3):
-            os.kill(info_of(sup), signal.SIGKILL)
-            event = await next_of(events, ChildStarted)
-            assert is_alive(event.info)
+        await until(lambda: len(pids.read_text().split()) == 2)
+        first, second = map(int, pids.read_text().split())
+        assert is_alive(first)
+        os.kill(first, signal.SIGKILL)
+        assert (await next_of(events, ChildExited)).reason == Killed(signal.SIGKILL)
+        assert not is_alive(second)
+
+
+@on(ASYNCIO)
+async def test_a_used_up_process_that_still_drains_ends_with_the_one_that_took_over() -> None:
+    recycle = Recycle(age=0.2, jitter=0.0)
+    child = process(children.deaf, recycle=recycle, watchdog=QUICK, shutdown=60.0, restart=Restart.TEMPORARY)
+    async with open_supervisor(tree(child)) as sup:
+        first, events = info_of(sup), sup.events()
+        second = (await next_of(events, ChildRecycled)).info
+        assert is_alive(first)
+        os.kill(second, signal.SIGKILL)
+        assert (await next_of(events, ChildExited)).reason == Killed(signal.SIGKILL)
+        assert not is_alive(first)

@@ -4,20 +4,29 @@ import gc
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.lowlevel
 import psutil
 import pytest
 
-from supervisors import Restart, Watchdog, open_supervisor
-from supervisors.events import ChildExited, ChildLate, ChildStarted
+from supervisors import Processes, Restart, Watchdog, open_supervisor
+from supervisors.channel import Lane, frame
+from supervisors.events import ChildExited, ChildLate, ChildStarted, ChildStopped
 from supervisors.process.child import open_processes
-from supervisors.reasons import Hung, Killed
+from supervisors.process.fork_server import ServedProcess
+from supervisors.process.messages import Go, Order, encode
+from supervisors.process.spawner import Spawner
+from supervisors.process.target import pack
+from supervisors.reasons import Hung, Killed, Stopped
 from tests.backends import ASYNCIO, UVLOOP, on
 from tests.supervisors import process_children as children
 from tests.supervisors.processes import descendants, info_of, is_alive, next_of, process, tree, until, wait_dead
@@ -40,8 +49,10 @@ def test_nothing_outlives_a_killed_supervisor(number: signal.Signals) -> None:
 
 
 @on(ASYNCIO)
-async def test_death_is_noticed_though_a_grandchild_holds_all_file_descriptors_and_all_tools_die() -> None:
-    async with open_supervisor(tree(process(children.with_tools, args=(False,)))) as sup:
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+async def test_death_is_noticed_though_a_grandchild_holds_all_file_descriptors_and_all_tools_die(method: str) -> None:
+    processes = Processes(method=method)
+    async with open_supervisor(tree(process(children.with_tools, args=(False,))), processes=processes) as sup:
         first, events = info_of(sup), sup.events()
         os.kill(first["pid"], signal.SIGKILL)
         with anyio.fail_after(2):
@@ -205,11 +216,47 @@ async def test_the_loop_is_never_blocked_by_processes() -> None:
 
 
 @on(ASYNCIO)
+@pytest.mark.parametrize("is_told", [True, False])
+async def test_a_child_runs_nothing_before_it_is_watched(tmp_path: Path, is_told: bool) -> None:
+    spawner, trace = Spawner(Processes()), tmp_path / "trace"
+    order = Order(id="a", path="root/a", incarnation=1, backend="asyncio", is_uvloop=False, every=1.0)
+    child = await spawner.start(order, lambda: pack(children.once, (str(trace),), {}))
+    if is_told:
+        child.connection.sendall(frame(Lane.CONTROL, encode(Go())))
+        await until(trace.exists)
+    child.connection.shutdown(socket.SHUT_WR)
+    with anyio.fail_after(5):
+        await anyio.wait_readable(child.death)
+    await spawner.reap(child)
+    await spawner.close()
+    assert trace.exists() == is_told
+
+
+@on(ASYNCIO)
+async def test_every_call_of_a_process_comes_from_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: set[int] = set()
+    for name in ("start", "join", "close"):
+        original = getattr(ServedProcess, name)
+
+        def recorded(*args: Any, original: Callable[..., Any] = original) -> Any:
+            threads.add(threading.get_ident())
+            return original(*args)
+
+        monkeypatch.setattr(ServedProcess, name, recorded)
+    async with open_supervisor(tree(*(process(children.wait, f"c{n}") for n in range(3)))) as sup:
+        events = sup.events()
+        os.kill(info_of(sup, "c1"), signal.SIGKILL)
+        await next_of(events, ChildStarted)
+    assert len(threads) == 1
+    assert threading.get_ident() not in threads
+
+
+@on(ASYNCIO)
 async def test_ctrl_c_reaches_no_child() -> None:
     async with open_supervisor(tree(process(children.finish, args=("in peace",)))) as sup:
         pid = info_of(sup)
-        os.kill(pid, signal.SIGINT)
         assert os.getsid(pid) != os.getsid(0)
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(sup.terminate_child, "a")
-        assert not is_alive(pid)
+        os.kill(pid, signal.SIGINT)
+        events = sup.events()
+        await sup.terminate_child("a")
+        assert (await next_of(events, ChildStopped)).reason == Stopped("in peace")
