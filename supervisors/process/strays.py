@@ -40,22 +40,31 @@ def kill_strays(owners: Collection[int], *, adopters: Collection[int], spare: Co
         adopters: who orphans are given to. If our own pid is among them, its dead are reaped, each by its pid.
         spare: pids of the children that live.
     """
+    left = 1
     for _ in range(_PASSES):
         found = [row for row in _table() if row.parent in adopters and row.pid not in spare and _is_owned(row, owners)]
         for row in found:
             if row.parent == os.getpid():
                 with contextlib.suppress(ChildProcessError):
                     os.waitpid(row.pid, os.WNOHANG)
-        if not _kill(row.pid for row in found if not row.is_zombie):
+        killed = _kill(row.pid for row in found if not row.is_zombie)
+        left = 2 if killed else left - 1  # who was killed may have left children that were listed below it
+        if not left:
             return
         time.sleep(_PAUSE)
 
 
 def kill_descendants(root: int) -> None:
     """SIGKILL everything below `root`, until nothing is left. `root` must be adopting orphans."""
+    left = 2
     for _ in range(_PASSES):
-        parents = {row.pid: row.parent for row in _table() if not row.is_zombie}
-        if not _kill(pid for pid in parents if _is_below(pid, root, parents)):
+        rows = {row.pid: row for row in _table()}
+        # The table is not read in one instant: a process may be listed below one that is dead by now. So the
+        # dead count as links of the chain, and one look at which nothing is left is not enough.
+        parents = {row.pid: row.parent for row in rows.values()}
+        killed = _kill(row.pid for row in rows.values() if not row.is_zombie and _is_below(row.pid, root, parents))
+        left = 2 if killed else left - 1
+        if not left:
             return
         time.sleep(_PAUSE)
 

@@ -38,6 +38,17 @@ QUICK = Watchdog(every=0.05, late=0.15, loop_silent=0.5, thread_silent=2.0)
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_nothing_outlives_a_killed_supervisor(number: signal.Signals) -> None:
+    _kill_supervisor(number)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(300)
+def test_nothing_outlives_any_of_50_killed_supervisors() -> None:
+    for _ in range(50):
+        _kill_supervisor(signal.SIGKILL)
+
+
+def _kill_supervisor(number: signal.Signals) -> None:
     program = [sys.executable, "-m", "tests.supervisors.orphaning"]
     with subprocess.Popen(program, stdout=subprocess.PIPE, text=True) as supervisor:
         assert supervisor.stdout is not None
