@@ -13,6 +13,7 @@ from benchmarks.idle import idle
 from benchmarks.in_process import actors, in_process
 from benchmarks.lease import lease
 from benchmarks.plan import Plan
+from benchmarks.processes import processes
 from benchmarks.table import rendered
 
 BENCHMARKS: Final = {
@@ -23,6 +24,7 @@ BENCHMARKS: Final = {
     "idle": idle,
     "in_process": in_process,
     "actors": actors,
+    "processes": processes,
 }
 ON_DEMAND: Final = {"lease": lease}  # minutes, and it takes the whole machine: only when named
 

@@ -16,6 +16,7 @@ class Plan:
     idle_seconds: float = 15.0
     actors: int = 300_000
     lease: int = 200
+    kills: int = 300
 
     @classmethod
     def quick(cls, rounds: int) -> "Plan":
@@ -28,4 +29,5 @@ class Plan:
             waiting=1_000,
             memory=20_000,
             idle_seconds=3.0,
+            kills=30,
         )

@@ -161,8 +161,9 @@ class Life:
             self._on_peer_exit(outcome.reason)
 
     def _on_peer_exit(self, reason: ExitReason) -> None:
-        """A peer need not say that it is ready, and may return."""
-        if isinstance(reason, Crashed) and not isinstance(reason.error, EndedBeforeReady):
+        """A peer need not say that it is ready, and may return; that it fails when the process dies is no news."""
+        is_crash = isinstance(reason, Crashed) and not isinstance(reason.error, EndedBeforeReady)
+        if is_crash and self._channel is not None and not self._channel.is_closed:
             self.kill("its peer crashed", reason)
 
     def _send(self, message: Go | Stop) -> None:

@@ -63,7 +63,9 @@ async def test_the_peer_ends_with_its_process_and_comes_back_with_the_next() -> 
 
     async with open_supervisor(tree(process(children.wait, peer=peer))) as sup:
         await until(lambda: pids)
+        events = sup.events()
         os.kill(info_of(sup), signal.SIGKILL)
+        assert (await next_of(events, ChildExited)).reason == Killed(signal.SIGKILL)
         await until(lambda: len(pids) == 2)
         assert ended == pids[:1]
         assert pids[1] == info_of(sup)
