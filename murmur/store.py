@@ -179,6 +179,9 @@ class Store(Protocol):
     async def admit(self, tasks: Sequence[NewTask]) -> Sequence[Admission]:
         """Make a QUEUED row for each task that has none."""
 
+    def granted(self, requests: Sequence[GrantRequest]) -> Sequence[Claim] | None:
+        """Return the claims that came with the deliveries, if all did: then nobody need be asked. Else None."""
+
     async def grant(self, requests: Sequence[GrantRequest]) -> Sequence[Grant]:
         """QUEUED → LEASED with token + 1 and attempts + 1, stored before this returns. A row that is LEASED but lapsed
         is granted too (lapses + 1). A task without a row, published by a stranger, is admitted on the way."""

@@ -129,6 +129,15 @@ class TaskQueue:
         topics = {self.topics.tasks(agent): most for agent, most in agents.items()}
         return await self.transport.receive(GROUP, topics, credit=credit, wait=wait)
 
+    def granted(self, deliveries: Sequence[Delivery]) -> Sequence[Work] | None:
+        """Return the tasks of messages whose grants came with them, if all did and all are tasks. Else ask `grant`."""
+        try:
+            messages = [self._opened(delivery) for delivery in deliveries]
+        except BadEnvelope:
+            return None
+        claims = self.store.granted([_request(*one) for one in zip(deliveries, messages, strict=True)])
+        return None if claims is None else [Work(*one) for one in zip(claims, messages, strict=True)]
+
     async def grant(self, deliveries: Sequence[Delivery]) -> Sequence[Work]:
         """Return the tasks of received messages that may start; the others are settled or given back.
 
@@ -143,9 +152,7 @@ class TaskQueue:
                 await self._quarantine(delivery, error)
                 continue
             messages.append(message)
-            requests.append(
-                GrantRequest(delivery=delivery, task_id=message.task_id, agent=message.agent, reply_to=message.reply_to)
-            )
+            requests.append(_request(delivery, message))
         return await self._granted(requests, messages) if requests else ()
 
     async def settle(self, endings: Sequence[Ending]) -> Sequence[Written]:
@@ -264,6 +271,10 @@ class TaskQueue:
         if not self.store.moves_messages:  # a store of its own cannot see the transport's dead letters
             await self.store.put(f"{_QUARANTINE}{agent}:{digest(delivery.body)}", letter)
         await self.transport.dead(delivery, letter)
+
+
+def _request(delivery: Delivery, message: TaskMessage) -> GrantRequest:
+    return GrantRequest(delivery=delivery, task_id=message.task_id, agent=message.agent, reply_to=message.reply_to)
 
 
 def _letter_of(delivery: Delivery, agent: str, reason: str) -> DeadLetter:

@@ -9,7 +9,7 @@ the agent. What it gives up it cancels on the fleet, except in a named batch.
 import asyncio
 import sys
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from attrs import field, frozen
@@ -43,7 +43,7 @@ class Terms:
 
 
 class Batch:
-    """See the module's text. Iterate `results()` once."""
+    """See the module's text. Call `next` until it returns nothing, and `close` at the end."""
 
     def __init__(
         self, engine: Engine, stamp: Stamp, inputs: Inputs, terms: Terms, *, manifest: Manifest | None
@@ -65,26 +65,27 @@ class Batch:
         self._nobody_since: float | None = None
         self._is_told = False
         self._unserved: NoWorkers | None = None
+        engine.waiters.add(self)
 
-    async def results(self) -> AsyncGenerator[list[Finished], None]:
-        """Yield finished slots as they come, each once, as (index, result)."""
-        self._engine.waiters.add(self)
-        try:
-            while True:
-                await self._fill()
-                if self._ready:
-                    ready, self._ready = self._ready, []
-                    yield ready
-                elif self._open or not self._inputs.ended:
-                    await self._wait()
-                elif not self._is_sealed:
-                    await self._seal()
-                else:
-                    return
-        finally:
-            self._engine.waiters.discard(self)
-            self._inputs.close()
-            self._let_go()
+    async def next(self) -> list[Finished]:
+        """Return finished slots as soon as there are some, each once, as (index, result); none: all were returned."""
+        while True:
+            await self._fill()
+            if self._ready:
+                ready, self._ready = self._ready, []
+                return ready
+            if self._open or not self._inputs.ended:
+                await self._wait()
+            elif not self._is_sealed:
+                await self._seal()
+            else:
+                return []
+
+    def close(self) -> None:
+        """Stop listening. What is still open is no longer wanted, and cancelled on the fleet."""
+        self._engine.waiters.discard(self)
+        self._inputs.close()
+        self._let_go()
 
     # -- filling ----------------------------------------------------------------------------------
 

@@ -51,12 +51,15 @@ class Engine:
         self._outbox: list[Slot] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._opening: asyncio.Task[None] | None = None
+        self._is_open = False
         self._declared: set[str] = set()
         self.waiters: set[Waiter] = set()
         self._has_slots = asyncio.Event()
 
     async def open(self) -> None:
         """Connect and listen; the second call finds it done. Raises `BrokerUnreachable`, `BrokerRefused`."""
+        if self._is_open:
+            return
         if self._opening is None:
             self._opening = asyncio.create_task(self._open())
         try:
@@ -79,7 +82,7 @@ class Engine:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._owns_queue and self._opening is not None:
             await self.queue.close()
-        self._opening = None
+        self._opening, self._is_open = None, False
         self._declared.clear()
 
     def submit(self, slot: Slot) -> None:
@@ -133,6 +136,7 @@ class Engine:
         await self.queue.open_inbox(self.inbox)
         self.in_background(self._for_ever(self._listen))
         self.in_background(self._for_ever(self._rounds))
+        self._is_open = True
 
     async def _for_ever(self, loop: Callable[[], Awaitable[None]]) -> None:
         """Begin a loop again that ended in an error: one bad reply must not deafen the publisher."""

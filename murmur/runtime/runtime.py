@@ -143,13 +143,10 @@ class AgentRuntime:
             progress: True for a bar on a terminal, or a function of (done, failed, total or None).
         Raises: UnknownAgent, InputError, DuplicateTaskId, BatchConflict, BrokerUnreachable.
         """
-        results: dict[int, AgentResult[Any]] = {}
-        async with contextlib.AsyncExitStack() as stack:
-            if self._parent is not None:
-                await stack.enter_async_context(self._parent.parking.parked())
-            async for finished in self._finished(agent, tasks, **options):
-                results.update(finished)
-        return [results[index] for index in range(len(results))]
+        if self._parent is None:
+            return await self._gathered(agent, tasks, **options)
+        async with self._parent.parking.parked():
+            return await self._gathered(agent, tasks, **options)
 
     @overload
     def as_completed(
@@ -177,8 +174,8 @@ class AgentRuntime:
     ) -> AsyncIterator[AgentResult[Any]]: ...
     async def as_completed(self, agent: Any, tasks: Any, **options: Any) -> AsyncIterator[AgentResult[Any]]:
         """Publish many tasks and yield results as they come. Arguments as `gather`."""
-        async with contextlib.aclosing(self._finished(agent, tasks, parks_waits=True, **options)) as batches:
-            async for finished in batches:
+        async with self._batch(agent, tasks, parks_waits=True, **options) as batch:
+            while finished := await batch.next():
                 for _, result in finished:
                     yield result
 
@@ -242,7 +239,15 @@ class AgentRuntime:
 
     # -- inside -----------------------------------------------------------------------------------
 
-    async def _finished(
+    async def _gathered(self, agent: AgentRef, tasks: Any, **options: Any) -> list[AgentResult[Any]]:
+        results: dict[int, AgentResult[Any]] = {}
+        async with self._batch(agent, tasks, **options) as batch:
+            while finished := await batch.next():
+                results.update(finished)
+        return [results[index] for index in range(len(results))]
+
+    @contextlib.asynccontextmanager
+    async def _batch(
         self,
         agent: AgentRef,
         tasks: Any,
@@ -253,7 +258,7 @@ class AgentRuntime:
         batch_id: str | None = None,
         progress: bool | Progress | None = None,
         parks_waits: bool = False,
-    ) -> AsyncGenerator[list[tuple[int, AgentResult[Any]]], None]:
+    ) -> AsyncGenerator[Batch, None]:
         _check(max_concurrency=max_concurrency, timeout=timeout, deadline=deadline, batch_id=batch_id)
         entry = self.registry.resolve(agent)
         inputs = Inputs(tasks)
@@ -274,9 +279,10 @@ class AgentRuntime:
                 parking=self._parent.parking if self._parent is not None and parks_waits else None,
             )
             batch = Batch(engine, stamp, inputs, terms, manifest=manifest)
-            async with contextlib.aclosing(batch.results()) as finished:
-                async for some in finished:
-                    yield some
+            try:
+                yield batch
+            finally:
+                batch.close()
 
     def _stamp(
         self, entry: AgentEntry, engine: Engine, *, batch_id: str | None, deadline: float | None, timeout: float | None

@@ -53,6 +53,9 @@ class MemoryStore:
         """Make rows for new tasks."""
         return self.tables.admit(tasks)
 
+    def granted(self, requests: Sequence[GrantRequest]) -> None:
+        """No claim comes with a delivery here."""
+
     async def grant(self, requests: Sequence[GrantRequest]) -> Sequence[Grant]:
         """Lease tasks to the owner that was given to `open`."""
         return self.tables.grant(requests, self._opened())

@@ -29,7 +29,7 @@ from murmur.store import (
 )
 from murmur.stores.redis_ledger import Keys, Ledger
 from murmur.stores.redis_news import CancelNews
-from murmur.stores.redis_rows import Ending, Return, grant_of, granted, hold_of, returned, row_of, state_of
+from murmur.stores.redis_rows import Ending, Return, claim_of, grant_of, hold_of, returned, row_of, state_of
 from murmur.stores.redis_values import Values
 from murmur.transport import Transport
 from murmur.transports.redis import RedisTransport
@@ -91,11 +91,17 @@ class RedisStore:
         """Make rows and enqueue messages. A row that stands and is not over rings its newest publisher from now on."""
         return await self._ledger.admit(tasks)
 
+    def granted(self, requests: Sequence[GrantRequest]) -> Sequence[Claim] | None:
+        """Return the claims of requests whose deliveries the fused transport granted when it read them."""
+        if not all(_came_granted(one) for one in requests):
+            return None
+        return [claim_of(one, hold_of(one.delivery)) for one in requests]
+
     async def grant(self, requests: Sequence[GrantRequest]) -> Sequence[Grant]:
         """Return the claims that came with their deliveries, without a word to the server; lease the others."""
         unclaimed = [one for one in requests if not _came_granted(one)]
         leased = iter(await self._lease(unclaimed) if unclaimed else ())
-        return [granted(one, hold_of(one.delivery)) if _came_granted(one) else next(leased) for one in requests]
+        return [claim_of(one, hold_of(one.delivery)) if _came_granted(one) else next(leased) for one in requests]
 
     async def renew(self, claims: Sequence[Claim]) -> Sequence[bool]:
         """Lengthen leases; fused, they are also lengthened without being asked."""

@@ -126,7 +126,7 @@ def returned(claim: Claim, *, verb: str, delay: float) -> Return:
     return Return(claim, verb, delay, claim.failures, claim.crashes, claim.lapses, errors)
 
 
-def granted(request: GrantRequest, hold: Hold) -> Claim:
+def claim_of(request: GrantRequest, hold: Hold) -> Claim:
     """Return the claim that came with a delivery. Every grant is an attempt: the token counts both."""
     token = hold.token
     return Claim(
@@ -155,7 +155,7 @@ def grant_of(request: GrantRequest, answer: Reply) -> Grant:
     hold = Hold(b"", "") if hold is _UNHELD else hold
     hold.token, hold.failures, hold.crashes, hold.lapses = code, second, crashes, lapses
     hold.errors, hold.task_id = error_notes(errors), request.task_id
-    return granted(request, hold)
+    return claim_of(request, hold)
 
 
 def row_of(task_id: str, values: Reply, topics: Topics) -> Row | None:

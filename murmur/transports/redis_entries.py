@@ -36,12 +36,20 @@ class Hold(Struct, eq=False):
     is_done: bool = False  # settled by us
 
 
-def delivered(topics: Sequence[str], consumer: str, item: list[Reply]) -> Delivery:
-    """Return the delivery of one entry as `take.lua` answers it to a consumer."""
+def delivered(
+    topics: Sequence[str], consumer: str, item: list[Reply], values: Sequence[bytes] | None = None
+) -> Delivery:
+    """Return the delivery of one entry as `take.lua` answers it to a consumer.
+
+    `values`: the fields of an entry that was read before, which the answer does not repeat.
+    """
     index, ref, task_id, body, token = cast(tuple[int, bytes, bytes, bytes, int], item[:5])
     hold = Hold(ref, consumer, token)
     count, headers = 0, NO_HEADERS
-    if len(item) > 5:
+    if values is not None:
+        task_id, body, encoded, count = unpacked(values)
+        headers = headers_of(encoded)
+    elif len(item) > 5:
         count, headers = cast(int, item[5]), headers_of(cast(bytes, item[6]))
     if len(item) > 7:
         hold.failures, hold.crashes, hold.lapses = cast(list[int], item[7:10])

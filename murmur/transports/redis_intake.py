@@ -1,6 +1,7 @@
 """Receiving work from Redis: exactly the free credit, granted in the same step, nothing lost to a cancelled caller.
 
-A script takes what is ready; when it finds nothing, one blocking read waits over all topics.
+A script takes what is ready; when it finds nothing, one blocking read waits over all topics,
+and right behind it in the server the script that grants what it brings.
 The caller may be cancelled at any point, the reading itself never is: what it brings after
 that is given back at once. A reply that was lost with its connection may have handed us
 entries nobody here knows of, ghosts: before anything more is read, they are looked for
@@ -12,7 +13,7 @@ import random
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import Final, cast
 
-from attrs import evolve
+from attrs import frozen
 from loguru import logger
 
 from murmur.errors import BrokerRefused, BrokerUnreachable, OutcomeUnknown, WrongForm
@@ -21,7 +22,7 @@ from murmur.transports.redis_entries import Hold, delivered, headers_of, text, u
 from murmur.transports.redis_reader import LONGEST_BLOCK, BlockingReader
 from murmur.transports.redis_scripts import load
 from murmur.transports.redis_session import AT_ONCE, CHUNK, Session
-from murmur.transports.redis_wire import Argument, Reply, ServerError
+from murmur.transports.redis_wire import Argument, Call, Reply, ServerError, settler
 
 _TAKE: Final = load("murmur.transports", "take")
 _Read = tuple[int, bytes, list[bytes]]  # index of its topic from 1, reference, fields
@@ -40,6 +41,14 @@ class _Reading:
             self.reader.stop()
 
 
+@frozen
+class _Grants:
+    """The call that grants what the blocking read before it brings, and its reply to be."""
+
+    calls: Sequence[Call]
+    reply: asyncio.Future[Reply]
+
+
 class Intake:
     """The receiving half of a transport."""
 
@@ -50,6 +59,7 @@ class Intake:
         self._givings: set[asyncio.Task[None]] = set()
         self._turn = 0  # which topic is read first
         self._is_trickle = False  # the last look found one entry at most: wait for the next, do not look first
+        self._last: dict[str, bytes] = {}  # the id that was read last from each stream
         self._has_ghosts = False
         self._search: asyncio.Task[None] | None = None  # for ghosts
         self._at_server = 0  # reads under way
@@ -108,27 +118,12 @@ class Intake:
             if reading.is_stopped or loop.time() >= deadline:
                 return []
 
-    async def _take(
-        self, topics: Sequence[tuple[str, int]], credit: int, before: Sequence[_Read] = ()
-    ) -> list[Delivery]:
-        """Take up to `credit` entries, those read `before` among them."""
-        session = self._session
+    async def _take(self, topics: Sequence[tuple[str, int]], credit: int, read: Sequence[_Read] = ()) -> list[Delivery]:
+        """Take up to `credit` entries, those `read` before among them."""
+        places = [argument for index, ref, values in read for argument in (index, ref, unpacked(values)[0])]
+        arguments = [*self._taking(topics, credit, len(read)), *places]
         names = [name for name, _ in topics]
-        rows = session.rows
-        consumer = session.consumer(names[0])
-        arguments: list[Argument] = [rows.prefix, rows.owner, rows.retention, consumer]
-        arguments += [min(credit, CHUNK), len(before), *(most for _, most in topics)]
-        for index, ref, values in before:
-            arguments += (index, ref, unpacked(values)[0])
-        made, items = cast(tuple[int, list[list[Reply]]], await session.link.run(_TAKE, names, arguments))
-        if made:
-            logger.warning("made {} groups anew: the server had lost them", made)
-        found = [delivered(names, consumer, item) for item in items]
-        if before:
-            found = _completed(found, names, consumer, before)
-        session.hold(found)
-        self._is_trickle = len(found) <= 1
-        return found
+        return self._taken(await self._session.link.run(_TAKE, names, arguments), names, read)
 
     async def _wait(
         self, reading: _Reading, topics: Sequence[tuple[str, int]], credit: int, block: float
@@ -136,14 +131,36 @@ class Intake:
         """Wait for the first entry of any topic, and take what there is by then."""
         session = self._session
         self._is_trickle = False
-        streams = [stream for name, _ in topics for stream in (f"{name}:again", name)]
-        consumer = session.consumer(topics[0][0])
-        head = ("XREADGROUP", "GROUP", "workers", consumer, "COUNT", 1, "BLOCK", max(1, int(block * 1000)), "STREAMS")
+        names = [name for name, _ in topics]
+        spare: Sequence[_Read]
+        grants = self._granting(topics, credit) if session.rows.prefix else None
+        read = await self._read(reading, names, block, after=grants.calls if grants else ())
+        if grants is None:
+            found, spare = read[:credit], read[credit:]
+            granted = [
+                _delivery(names[index - 1], session.consumer(names[0]), ref, values) for index, ref, values in found
+            ]
+            session.hold(granted)
+        elif grants.calls[0].was_sent:
+            granted, spare = await self._granted(grants, topics, credit, read)
+        else:
+            return []
+        if spare:  # COUNT is per stream
+            entries = [(names[index - 1], ref) for index, ref, _ in spare]
+            await session.give_back(entries, consumer=session.consumer(names[0]), how=AT_ONCE)
+        return granted
+
+    async def _read(
+        self, reading: _Reading, names: Sequence[str], block: float, *, after: Sequence[Call]
+    ) -> list[_Read]:
+        """Block until there is an entry in any stream; return at most one of each."""
+        session = self._session
+        command: list[Argument] = ["XREADGROUP", "GROUP", "workers", session.consumer(names[0])]
+        streams = _streams(names)
+        command += ["COUNT", 1, "BLOCK", max(1, int(block * 1000)), "STREAMS", *streams, *(">" for _ in streams)]
         reader = reading.reader = self._readers.pop() if self._readers else BlockingReader(session.link)
         try:
-            if reading.is_stopped:
-                return []
-            reply = await reader.read((), (*head, *streams, *(">" for _ in streams)), block=block)
+            reply = None if reading.is_stopped else await reader.read(tuple(command), block=block, after=after)
         except ServerError as error:
             if error.code not in ("NOGROUP", "UNBLOCKED"):
                 raise
@@ -151,17 +168,61 @@ class Intake:
         finally:
             reading.reader = None
             self._readers.append(reader)
-        if reply is None:
-            return []
-        read = _entries(reply, [name for name, _ in topics])
-        if len(read) > credit:  # COUNT is per stream
-            spare = [(topics[index - 1][0], ref) for index, ref, _ in read[credit:]]
-            await session.give_back(spare, consumer=consumer, how=AT_ONCE)
-        if session.rows.prefix:
-            return await self._take(topics, credit, read[:credit])
-        found = [_read(topics[index - 1][0], consumer, ref, values) for index, ref, values in read[:credit]]
+        return [] if reply is None else _entries(reply, names)
+
+    def _taking(self, topics: Sequence[tuple[str, int]], credit: int, count_before: int) -> list[Argument]:
+        rows, consumer = self._session.rows, self._session.consumer(topics[0][0])
+        head: list[Argument] = [rows.prefix, rows.owner, rows.retention, consumer, min(credit, CHUNK), count_before]
+        return [*head, *(most for _, most in topics)]
+
+    def _taken(self, reply: Reply, names: Sequence[str], read: Sequence[_Read]) -> list[Delivery]:
+        """Hold what the script answered."""
+        session = self._session
+        consumer = session.consumer(names[0])
+        made, count_before, items = cast(tuple[int, int, list[list[Reply]]], reply)
+        if made:
+            logger.warning("made {} groups anew: the server had lost them", made)
+        values_of = {(index, ref): values for index, ref, values in read}
+        found: list[Delivery] = []
+        for at, item in enumerate(items):
+            values = None
+            if at < count_before:
+                values = values_of.get((cast(int, item[0]), cast(bytes, item[1])))
+                if values is None:
+                    continue  # another read's: it asks for it itself
+            found.append(delivered(names, consumer, item, values))
         session.hold(found)
+        self._is_trickle = len(found) <= 1
+        for one in found:
+            ref = cast(Hold, one.token).ref
+            is_again = ref.startswith(b"+")
+            self._last[f"{one.topic}:again" if is_again else one.topic] = ref[is_again:]
         return found
+
+    def _granting(self, topics: Sequence[tuple[str, int]], credit: int) -> _Grants:
+        """Return what is to grant what the blocking read right before it brings."""
+        names = [name for name, _ in topics]
+        reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        reply.add_done_callback(_look_at)
+        arguments = [*self._taking(topics, credit, -1), *(self._last.get(one, b"0-0") for one in _streams(names))]
+        call = self._session.link.script_call(_TAKE, names, arguments, settler(reply), is_repeatable=False)
+        return _Grants((call,), reply)
+
+    async def _granted(
+        self, grants: _Grants, topics: Sequence[tuple[str, int]], credit: int, read: Sequence[_Read]
+    ) -> tuple[list[Delivery], Sequence[_Read]]:
+        """Return what was read and granted, and what of it there is no credit for."""
+        names = [name for name, _ in topics]
+        try:
+            found = self._taken(await grants.reply, names, read)
+        except ServerError:
+            found = []  # what is wrong shows when it is asked for again
+        known = {(one.topic, cast(Hold, one.token).ref) for one in found}
+        others = [one for one in read if (names[one[0] - 1], one[1]) not in known]
+        room = credit - len(found)
+        if others and room > 0:
+            found += await self._take(topics, room, others[:room])
+        return found, others[max(0, room) :]
 
     def _in_turn(self, topics: dict[str, int]) -> list[tuple[str, int]]:
         """Return the topics, each time another one first."""
@@ -243,19 +304,17 @@ def _entries(reply: Reply, names: Sequence[str]) -> list[_Read]:
     return found
 
 
-def _read(topic: str, consumer: str, ref: bytes, values: list[bytes]) -> Delivery:
+def _delivery(topic: str, consumer: str, ref: bytes, values: list[bytes]) -> Delivery:
     """Return the delivery of an entry that needs no grant."""
     task_id, body, headers, count = unpacked(values)
     return Delivery(topic, body, headers_of(headers), text(task_id), count + 1, Hold(ref, consumer))
 
 
-def _completed(
-    found: Sequence[Delivery], names: Sequence[str], consumer: str, before: Sequence[_Read]
-) -> list[Delivery]:
-    """Return deliveries, those of entries read before with what they carry."""
-    values_of = {(names[index - 1], ref): values for index, ref, values in before}
-    answer: list[Delivery] = []
-    for one in found:
-        values = values_of.get((one.topic, cast(Hold, one.token).ref))
-        answer.append(one if values is None else evolve(_read(one.topic, consumer, b"", values), token=one.token))
-    return answer
+def _streams(names: Sequence[str]) -> list[str]:
+    return [stream for name in names for stream in (f"{name}:again", name)]
+
+
+def _look_at(future: asyncio.Future[Reply]) -> None:
+    """An error that nobody asks for any more, because the read before it failed as well, is none."""
+    if not future.cancelled():
+        future.exception()

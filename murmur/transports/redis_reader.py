@@ -2,8 +2,8 @@
 
 A blocked XREADGROUP is never cancelled: a message that came meanwhile would be handed to
 nobody and wait for a lease. It is told to stop by CLIENT UNBLOCK from the link, and what it
-returns all the same is its caller's. An inbox is read without a group; what was returned is
-deleted with the next read, so a reader that dies in between sees it again.
+returns all the same is its caller's. An inbox is read without a group, which takes nothing away;
+what was returned is deleted with the next read, so a reader that dies in between sees it again.
 """
 
 import asyncio
@@ -20,6 +20,9 @@ from murmur.transports.redis_wire import Argument, Call, Reply, ServerError, Wir
 
 LONGEST_BLOCK: Final = 5.0  # seconds: after that somebody looks whether all is well
 INBOX_COUNT: Final = 1_000  # entries of one read
+# Turns of the loop that a read is put off, in which what the read before brought may be answered: sending takes 50 µs,
+# which whoever waits for that answer would wait longer.
+_ANSWERS_FIRST: Final = 6
 _AGAIN: Final = 0.05  # seconds between two tries to end a read
 
 
@@ -34,13 +37,19 @@ class BlockingReader:
         self._is_stopped = False
 
     async def read(
-        self, before: Sequence[tuple[Argument, ...]], command: tuple[Argument, ...], *, block: float
+        self,
+        command: tuple[Argument, ...],
+        *,
+        block: float,
+        after: Sequence[Call] = (),
     ) -> Reply:
-        """Run commands, the last of which blocks for `block` seconds; return its reply.
+        """Run a command that blocks for `block` seconds, and calls right `after` it; return its reply.
 
         Not to be cancelled. Raises `BrokerUnreachable` if nothing was sent, `OutcomeUnknown` if the connection broke.
         """
         self._is_stopped = False
+        for _ in range(_ANSWERS_FIRST):
+            await asyncio.sleep(0)
         wire = await self._connected()
         if self._is_stopped:
             return None
@@ -48,8 +57,9 @@ class BlockingReader:
         deadline = loop.time() + block + DEADLINE
         self._future = loop.create_future()
         late = loop.call_later(block + DEADLINE, wire.abort, "no reply in time")
-        calls = [Call(other, _ignore, deadline=deadline) for other in before]
-        wire.send(*calls, Call(command, settler(self._future), deadline=deadline))
+        for call in after:
+            call.deadline = deadline
+        wire.send(Call(command, settler(self._future), deadline=deadline), *after)
         try:
             return await self._future
         except ServerError as error:
@@ -89,66 +99,61 @@ class BlockingReader:
 
 
 class InboxReader:
-    """The one reader of some inboxes. Begins to read with the first `receive`."""
+    """The one reader of some inboxes."""
 
     def __init__(self, link: RedisLink, inboxes: Sequence[str]) -> None:
         self._link, self._inboxes = link, inboxes
         self._reader = BlockingReader(link)
-        self._reading: asyncio.Task[list[Delivery]] | None = None
+        self._is_reading = asyncio.Lock()
         self._unread: deque[Delivery] = deque()
-        self._returned: list[tuple[bytes, bytes]] = []  # inbox and entry: deleted with the next read
+        self._returned: dict[str, list[bytes]] = {}  # entries by inbox: deleted right behind the next read
+        self._last: dict[str, bytes] = {}  # the entry that was read last, by inbox
 
     async def receive(self, *, credit: int, wait: float) -> list[Delivery]:
         """Return up to `credit` results, or none after `wait` seconds. Cancelling loses nothing."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + wait
-        while not self._unread:
-            reading = self._reading = self._reading or asyncio.create_task(self._read())
-            await asyncio.wait([reading], timeout=max(0.0, deadline - loop.time()))
-            if not reading.done():
-                return []
-            if self._reading is reading:
-                self._reading = None
-                self._unread.extend(reading.result())
+        if not self._unread:
+            async with self._is_reading:
+                await self._read(asyncio.get_running_loop().time() + wait)
         return [self._unread.popleft() for _ in range(min(credit, len(self._unread)))]
 
     async def close(self) -> None:
         """Stop reading. What was returned since the last read is seen again by the next reader."""
-        if self._reading is not None:
-            self._reading.cancel()  # XREAD takes nothing away, so nothing is lost
-            await asyncio.gather(self._reading, return_exceptions=True)
         self._reader.close()
 
-    async def _read(self) -> list[Delivery]:
-        while True:
+    async def _read(self, deadline: float) -> None:
+        loop = asyncio.get_running_loop()
+        while not self._unread and (left := deadline - loop.time()) > 0:
             try:
-                reply = await self._reader.read(*self._command(), block=LONGEST_BLOCK)
+                await self._read_once(min(left, LONGEST_BLOCK))
             except (BrokerUnreachable, OutcomeUnknown):
                 await asyncio.sleep(random.uniform(0.05, 0.5))  # noqa: S311  jitter, no secret
-                await self._link.up(LONGEST_BLOCK)
-                continue
-            self._returned.clear()
-            if reply is not None:
-                return self._deliveries(reply)
+                await self._link.up(max(0.0, deadline - loop.time()))
+            except asyncio.CancelledError:
+                self._reader.close()  # XREAD takes nothing away: the next connection reads it again
+                raise
 
-    def _command(self) -> tuple[list[tuple[Argument, ...]], tuple[Argument, ...]]:
-        by_inbox: dict[bytes, list[bytes]] = {}
-        for inbox, entry in self._returned:
-            by_inbox.setdefault(inbox, []).append(entry)
-        # All that is left is unread, so a reading begins at 0: no position can be lost or overtaken by a clock.
-        beginnings = ["0"] * len(self._inboxes)
-        block = int(LONGEST_BLOCK * 1000)
-        return (
-            [("XDEL", inbox, *entries) for inbox, entries in by_inbox.items()],
-            ("XREAD", "COUNT", INBOX_COUNT, "BLOCK", block, "STREAMS", *self._inboxes, *beginnings),
-        )
+    async def _read_once(self, block: float) -> None:
+        deadline = asyncio.get_running_loop().time() + block + DEADLINE
+        # Behind the read, not before it: so both answers come at once, and wake us once.
+        returned = self._returned.items()
+        deletions = [Call(("XDEL", inbox, *entries), _ignore, deadline=deadline) for inbox, entries in returned]
+        lasts = [self._last.get(inbox, b"0") for inbox in self._inboxes]
+        command: tuple[Argument, ...]
+        command = ("XREAD", "COUNT", INBOX_COUNT, "BLOCK", max(1, int(block * 1000)), "STREAMS", *self._inboxes, *lasts)
+        reply = await self._reader.read(command, block=block, after=deletions)
+        self._returned.clear()
+        if reply is None:
+            self._last.clear()  # a server that came back empty may count from an earlier time
+        else:
+            self._unread.extend(self._deliveries(reply))
 
     def _deliveries(self, reply: Reply) -> list[Delivery]:
         found: list[Delivery] = []
         for inbox, entries in cast(list[tuple[bytes, list[tuple[bytes, list[bytes]]]]], reply):
             topic = inbox.decode()
             for entry, values in entries:
-                self._returned.append((inbox, entry))
+                self._returned.setdefault(topic, []).append(entry)
+                self._last[topic] = entry
                 if values[0] == b"r":
                     found += [Delivery(topic, body, NO_HEADERS, "", 1, entry) for body in values[1::2]]
                 else:

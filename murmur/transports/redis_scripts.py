@@ -6,9 +6,14 @@ share is put before them. They run for one namespace on one server, not on a Red
 """
 
 import hashlib
+import re
 from importlib.resources import files
+from typing import Final
 
 from attrs import frozen
+
+_PARTS: Final = re.compile(r"(?<=\n)\n+(?=--|local )")  # of a file: one definition each, with the comment before it
+_DEFINED: Final = re.compile(r"^local (?:function )?(\w+)", re.MULTILINE)
 
 
 @frozen
@@ -21,8 +26,13 @@ class Script:
 
 
 def load(package: str, name: str) -> Script:
-    """Return the script `lua/{name}.lua` of a package, the shared functions put before it."""
+    """Return the script `lua/{name}.lua` of a package, put behind those of the shared functions that it needs."""
     shared = files("murmur.transports").joinpath("lua/entries.lua").read_text(encoding="utf-8")
-    source = shared + files(package).joinpath(f"lua/{name}.lua").read_text(encoding="utf-8")
+    source = files(package).joinpath(f"lua/{name}.lua").read_text(encoding="utf-8")
+    # The server makes every function anew in every run of a script: from the last one on, keep what is used.
+    for part in reversed(_PARTS.split(shared)):
+        defined = _DEFINED.search(part)
+        if defined is not None and re.search(rf"\b{defined[1]}\b", source):
+            source = part + source
     # The server names a script by this digest: it protects nothing.
     return Script(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())

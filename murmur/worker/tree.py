@@ -17,7 +17,7 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import attrs
 from loguru import logger
@@ -77,7 +77,7 @@ class Tree:
         self._sweep_soon = asyncio.Event()
         self._hurry = asyncio.Event()
         self._began = time.time()
-        self._receiving: asyncio.Future[Sequence[Delivery]] | None = None
+        self._receiving: asyncio.Task[Any] | None = None
         self._settler = Settler(queue, on_stale=_too_late, on_delayed=self._sweep_soon.set)
         self.crew = Crew(
             queue, Slots(concurrency, on_free=self._room.set), self._settler, Endings(worker_id), hooks, publisher
@@ -199,27 +199,29 @@ class Tree:
 
     async def _received(self, room: Mapping[str, int], credit: int) -> Sequence[Delivery]:
         """Wait for messages; a change of what is served here ends the wait early."""
-        self._receiving = asyncio.ensure_future(_patiently(lambda: self.queue.receive(room, credit=credit, wait=_WAIT)))
+        task = self._receiving = asyncio.current_task()
         try:
-            return await self._receiving
+            return await _patiently(lambda: self.queue.receive(room, credit=credit, wait=_WAIT))
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
-            return ()
+            if self._receiving is None and task is not None and not task.uncancel():
+                return ()
+            raise
         finally:
             self._receiving = None
 
     async def _begun(self, deliveries: Sequence[Delivery]) -> None:
-        """Have deliveries granted and begin them. Ended meanwhile, give back what was granted: nothing new starts."""
+        """Begin deliveries; what did not come granted has to be first."""
+        for work in self.queue.granted(deliveries) or await self._granted(deliveries):
+            self.crew.begin(work)
+
+    async def _granted(self, deliveries: Sequence[Delivery]) -> Sequence[Work]:
+        """Have deliveries granted. Ended meanwhile, give back what was granted: nothing new starts."""
         granting = asyncio.ensure_future(_patiently(lambda: self.queue.grant(deliveries)))
         try:
-            granted = await asyncio.shield(granting)
+            return await asyncio.shield(granting)
         except asyncio.CancelledError:
             granting.add_done_callback(self._given_back)
             raise
-        for work in granted:
-            self.crew.begin(work)
 
     def _given_back(self, granting: "asyncio.Future[Sequence[Work]]") -> None:
         if not granting.cancelled() and granting.exception() is None:
@@ -230,7 +232,8 @@ class Tree:
         """What is served here changed: the consumer looks again."""
         self._room.set()
         if self._receiving is not None:
-            self._receiving.cancel()
+            receiving, self._receiving = self._receiving, None
+            receiving.cancel()
 
     async def _announcer(self, ctx: ChildContext) -> None:
         try:

@@ -1,4 +1,4 @@
--- Shared by the scripts of transport and store, put before each of them.
+-- Shared by the scripts of transport and store: each is put behind those definitions that it uses. A blank line ends one.
 --
 -- A topic is two streams of the group `workers`: `topic`, and `topic:again` for what was given back,
 -- which is read first. What is delayed waits in the sorted set `topic:delayed` (by the milliseconds
@@ -14,6 +14,7 @@
 -- Once it is over, one string that expires stands in its place, packed: state, topic, entry, reply_to, token, failures,
 -- crashes, lapses, errors, result.
 local GROUP = 'workers'
+
 local AT_ONCE = 1000  -- arguments of one command; the stack of Lua is finite
 
 local function place(topic, ref)
@@ -110,6 +111,11 @@ local function holder(topic, ref)
   local pending = redis.pcall('XPENDING', stream, GROUP, id, id, 1)
   return not pending.err and pending[1] and pending[1][2] or nil
 end
+
+-- Stands while a consumer whose lease lapsed may have a read waiting here that it sent before.
+local LATE = 30  -- seconds
+
+local function late_mark(rows, consumer) return string.gsub(rows, 'task:$', 'late:') .. consumer end
 
 -- Ring an inbox: one entry for many results, forgotten with them.
 local function ring(inbox, results, retention)

@@ -7,7 +7,7 @@
 -- Answer: {given back, moved on, milliseconds until the next is due (-1: none waits), 1 if there is more to do now}.
 local rows, retention, default, forget, most = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local lapsed, due, next_due, more = 0, 0, -1, 0
-local leases = {}
+local leases, late = {}, {}
 
 local function lease_of(consumer)
   if leases[consumer] == nil then
@@ -46,6 +46,9 @@ local function sweep(topic, stream, mark)
     for _, one in ipairs(page) do
       if one[3] >= lease_of(one[2]) then
         if lapsed >= most then more = 1 return end
+        -- First: the copy may wake a read that this very consumer left waiting here.
+        if rows ~= '' and not late[one[2]] then redis.call('SET', late_mark(rows, one[2]), '', 'EX', LATE) end
+        late[one[2]] = true
         send_back(rows, topic, mark .. one[1], 0, 1, 1, retention)
         lapsed = lapsed + 1
       end
