@@ -73,7 +73,7 @@ class RedisServer(Server):
 
     def flush(self) -> None:
         """Forget every key of every database."""
-        self.call("FLUSHALL")
+        self.call("FLUSHALL", "ASYNC")
 
     def call(self, *words: str) -> str:
         """Send one command on a connection of its own; return the first line of the answer.

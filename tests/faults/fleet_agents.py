@@ -19,3 +19,10 @@ class Work(Actor[float, float]):
         await asyncio.sleep(seconds)
         note(f"end {self.context.task_id} {self.context.token} {os.getpid()}")
         return seconds
+
+
+class Echo(Actor[int, int]):
+    """Return what came."""
+
+    async def receive(self, number: int) -> int:
+        return number
