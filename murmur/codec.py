@@ -9,6 +9,7 @@ name ever comes from the wire.
 import dataclasses
 import functools
 import math
+import re
 import types
 import typing
 from collections.abc import Callable
@@ -94,12 +95,13 @@ def codec_for(declared: object) -> PayloadCodec:
 
 
 def type_name(declared: object) -> str:
-    """Return a type as its author would write it."""
+    """Return a type as its author would write it: `list[Page]`, not where `Page` stands."""
     if isinstance(declared, type) and not typing.get_args(declared):
         return declared.__name__
-    return str(declared).replace("typing.", "")
+    return _MODULES.sub("", str(declared))
 
 
+_MODULES: Final = re.compile(r"\b(?:\w+\.)+(?=[A-Za-z_])")  # before the name of a class
 _encode: Final = msgspec.json.Encoder().encode
 _decode: Final = msgspec.json.Decoder().decode
 
@@ -141,7 +143,7 @@ def _problems(error: Exception) -> list[str]:
 
 def _sentence(error: BaseException, expected: type | None) -> str:
     if isinstance(error, KeyError):
-        return f"is missing {error.args[0]!r}" if error.args else "is missing"
+        return "is missing"
     if isinstance(error, Misfit | _Unfit):
         return str(error)
     wanted = f"expected {type_name(expected)}, " if expected is not None else ""

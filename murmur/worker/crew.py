@@ -9,14 +9,14 @@ import asyncio
 import random
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from attrs import field, frozen
 from loguru import logger
 
 from murmur.actor import Actor
 from murmur.errors import ActorBroken, PayloadTooLarge, TaskLost
-from murmur.outcome import Answer, Bury, Expire, GiveBack, after_failure, before_start
+from murmur.outcome import Answer, Bury, Expire, GiveBack, Retry, after_failure, before_start
 from murmur.policy import Directive, default_directive
 from murmur.publisher import Publisher
 from murmur.store import Claim
@@ -27,6 +27,8 @@ from murmur.worker.hooks import Hooks, call
 from murmur.worker.host import Host
 from murmur.worker.settler import Settler
 from murmur.worker.slots import Slots
+
+_SHOWN_OF_ERROR: Final = 300  # characters in a line of the log
 
 _BROKEN_PAUSE = 1.0  # seconds a task is away whose actor could not be started
 
@@ -193,12 +195,22 @@ def _directive(instance: Actor[Any, Any], error: BaseException) -> Directive:
 
 
 def _log(attempt: Attempt, error: BaseException, verdict: object) -> None:
-    what = {Answer: "answered with the error", GiveBack: "given back", Bury: "dead-lettered"}.get(type(verdict))
+    if isinstance(verdict, Retry):
+        what = f"tried again in {verdict.delay:.1f} s"
+    else:
+        what = {Answer: "answered with the error", GiveBack: "given back"}.get(type(verdict), "dead-lettered")
     logger.warning(
-        "{} task {} attempt {} raised {}: {}",
+        "{} task {} attempt {} {}: {}",
         attempt.message.agent,
         attempt.claim.task_id,
         attempt.claim.attempts,
-        type(error).__name__,
-        what or f"{verdict!r}",
+        what,
+        _in_a_line(error),
     )
+
+
+def _in_a_line(error: BaseException) -> str:
+    """Return an error as one line, whatever its text is."""
+    text = f"{type(error).__name__}: {error}"
+    line = "".join(char if char.isprintable() else " " for char in text[:_SHOWN_OF_ERROR])
+    return line if len(text) <= _SHOWN_OF_ERROR else f"{line}…"
