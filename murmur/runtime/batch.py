@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from attrs import field, frozen
 
-from murmur.errors import DuplicateTaskId, GaveUp, InputError, MurmurError, NoWorkers, PayloadTooLarge
+from murmur.errors import DuplicateTaskId, GaveUp, InputError, MurmurError, NoWorkers, PayloadTooLarge, SpawnLimit
 from murmur.presence import Presence
 from murmur.publisher import Parking
 from murmur.runtime.engine import Engine
@@ -109,7 +109,7 @@ class Batch:
         for index, item in enumerate(items, start=at):
             try:
                 prepared.append((index, self._stamp.prepare(index, item)))
-            except (InputError, PayloadTooLarge) as error:
+            except (InputError, PayloadTooLarge, SpawnLimit) as error:
                 if at == 0:  # nothing is published yet: the caller's mistake is raised
                     raise
                 self._answer(index, "", error)

@@ -10,9 +10,9 @@ from msgspec import Raw
 
 from murmur.codec import Misfit
 from murmur.envelope import VERSION, TaskMessage, encode
-from murmur.errors import DuplicateTaskId, InputError, PayloadTooLarge
+from murmur.errors import DuplicateTaskId, InputError, PayloadTooLarge, SpawnLimit
 from murmur.ids import task_id_in_batch
-from murmur.limits import MAX_ENVELOPE
+from murmur.limits import MAX_CHILDREN, MAX_ENVELOPE
 from murmur.publisher import Parent
 from murmur.registry import AgentEntry
 from murmur.runtime.manifest import digest_of
@@ -45,7 +45,9 @@ class Stamp:
     parent: Parent | None
 
     def prepare(self, index: int, item: object) -> Prepared:
-        """Return the task for one input. Raises `InputError`, `PayloadTooLarge`."""
+        """Return the task for one input. Raises `InputError`, `PayloadTooLarge`, `SpawnLimit`."""
+        if self.parent is not None and index >= MAX_CHILDREN:
+            raise SpawnLimit(f"task {index} of one gather inside {self.parent.task_id}", MAX_CHILDREN)
         spec = item if isinstance(item, TaskSpec) else None
         value = item if spec is None else spec.input
         if spec is None or (self.is_repeatable and spec.given_id is None):

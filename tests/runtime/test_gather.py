@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from murmur import AgentRuntime, Remote, TaskSpec
+from murmur import Actor, AgentRuntime, Remote, TaskSpec
 from murmur.errors import (
     BadSetting,
     BatchConflict,
@@ -22,6 +22,7 @@ from murmur.errors import (
     WrongForm,
 )
 from tests.runtime.agents import (
+    QUICK,
     Fails,
     Introvert,
     Nested,
@@ -256,6 +257,36 @@ async def test_too_deep_a_family_is_refused(runtime: AgentRuntime) -> None:
         result = await private.run(Deep, 0)
     assert SpawnLimit.__name__ in str(result.error)
     assert str(MAX_DEPTH) in str(result.error)
+
+
+async def test_too_wide_a_family_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("murmur.runtime.inputs.MAX_CHILDREN", 3)
+
+    class Wide(Actor[int, list[str]]):
+        async def receive(self, children: int) -> list[str]:
+            results = await self.context.runtime.gather(WordStats, ["a b"] * children, max_concurrency=2)
+            return [type(result.error).__name__ for result in results if not result.is_ok()]
+
+    async with AgentRuntime() as private:
+        results = await private.gather(Wide, [3, 5])
+    assert [result.unwrap() for result in results] == [[], ["SpawnLimit", "SpawnLimit"]]
+
+
+async def test_a_parent_that_is_tried_again_finds_its_children() -> None:
+    class Parent(Actor[int, int]):
+        redelivery = QUICK
+
+        async def receive(self, children: int) -> int:
+            results = await self.context.runtime.gather(WordStats, ["a b"] * children)
+            if self.context.attempt < 3:
+                raise RuntimeError("dies after its children are done")
+            return sum(result.unwrap().words for result in results)
+
+    async with AgentRuntime() as private:
+        result = await private.run(Parent, 7)
+    assert result.unwrap() == 14
+    assert result.metadata.attempts == 3
+    assert sorted(starts.values()) == [1] * 7
 
 
 async def test_the_blocking_forms_refuse_a_running_loop(runtime: AgentRuntime) -> None:
