@@ -1,5 +1,6 @@
 """Every document does what it says: its files are written and its commands typed, on a real Redis."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +20,7 @@ def shell(tmp_path: Path, redis_server: RedisServer) -> Iterator[Shell]:
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("document", ["docs/tutorial.md", "docs/wire.md"])
+@pytest.mark.parametrize("document", ["README.md", "docs/tutorial.md", "docs/wire.md"])
 def test_a_document_does_what_it_says(document: str, shell: Shell) -> None:
     problems = play(ROOT / document, shell, skipped=("pip install", "make "))
     assert not problems, "\n\n".join(problems)
@@ -34,3 +35,14 @@ def test_a_document_that_says_something_else_is_noticed(shell: Shell, tmp_path: 
 
 def test_a_command_may_go_on_over_lines() -> None:
     assert list(commands("$ cat <<E\n> a\n> E\na\n$ true\n")) == [("cat <<E\na\nE", "a"), ("true", "")]
+
+
+def test_every_link_leads_somewhere() -> None:
+    documents = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    broken = [
+        f"{document.relative_to(ROOT)}: {target}"
+        for document in documents
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text(encoding="utf-8"))
+        if not (document.parent / target).exists()
+    ]
+    assert broken == []
