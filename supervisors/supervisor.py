@@ -69,7 +69,7 @@ class Tree:
 
 
 @define(eq=False)
-class _Call:
+class Call:
     """A request in the inbox, and its answer."""
 
     request: Request
@@ -78,7 +78,7 @@ class _Call:
     error: SupervisorError | None = None
 
 
-_Message = _Call | Exited | RetryDue | ShutDown
+_Message = Call | Exited | RetryDue | ShutDown
 
 
 class Supervisor:
@@ -151,6 +151,14 @@ class Supervisor:
         await self._finished.wait()
         return self._core.ended or Killed()
 
+    def submit(self, request: Request) -> Call:
+        """Put a request into the inbox and go on; the methods above wait for `done` as well. Raises NotAlive."""
+        if self._finished.is_set():
+            raise NotAlive(self.path)
+        call = Call(request)
+        self._post(call)
+        return call
+
     # ---- questions, answered at once
 
     @property
@@ -215,7 +223,7 @@ class Supervisor:
 
     async def _handle(self, message: _Message) -> None:
         match message:
-            case _Call():
+            case Call():
                 await self._serve(message)
                 return
             case Exited(key, incarnation, reason):
@@ -229,7 +237,7 @@ class Supervisor:
                 self._tell(SupervisorEnding, reason=reason)
         await self._perform(self._core.decide(message, now=self._tree.clock.now()))
 
-    async def _serve(self, call: _Call) -> None:
+    async def _serve(self, call: Call) -> None:
         self._tell(Requested, request=call.request)
         try:
             slot = await self._perform(self._core.decide(call.request, now=self._tree.clock.now()))
@@ -337,10 +345,7 @@ class Supervisor:
         return self._inbox.popleft()
 
     async def _ask(self, request: Request) -> ChildRef | Snapshot | None:
-        if self._finished.is_set():
-            raise NotAlive(self.path)
-        call = _Call(request)
-        self._post(call)
+        call = self.submit(request)
         await call.done.wait()
         if call.error is not None:
             raise call.error
@@ -352,7 +357,7 @@ class Supervisor:
 
     def _refuse_waiting(self) -> None:
         for message in self._inbox:
-            if isinstance(message, _Call):
+            if isinstance(message, Call):
                 message.error = NotAlive(self.path)
                 message.done.set()
         self._inbox.clear()
