@@ -4,10 +4,13 @@ from supervisors.backoff import Backoff
 from supervisors.child import ChildContext, Exit
 from supervisors.errors import (
     AlreadyPresent,
+    AlreadyRegistered,
     AlreadyStarted,
     BadCombination,
     DuplicateChild,
     IntensityExceeded,
+    MailboxClosed,
+    MailboxFull,
     MaxChildren,
     NotAlive,
     NotFound,
@@ -21,10 +24,14 @@ from supervisors.errors import (
     SupervisorFailed,
 )
 from supervisors.intensity import Intensity
+from supervisors.mailbox import Mailbox, Overflow
 from supervisors.opening import open_supervisor
+from supervisors.partition import PartitionSupervisor
 from supervisors.processes import Processes
 from supervisors.recycle import Recycle
+from supervisors.registry import Registry
 from supervisors.remote_error import RemoteError
+from supervisors.run import ExitCode, run
 from supervisors.slot import State
 from supervisors.spec import (
     AutoShutdown,
@@ -44,6 +51,7 @@ from supervisors.watchdog import Watchdog
 
 __all__ = [
     "AlreadyPresent",
+    "AlreadyRegistered",
     "AlreadyStarted",
     "AutoShutdown",
     "Backoff",
@@ -57,15 +65,22 @@ __all__ = [
     "DuplicateChild",
     "Exceeded",
     "Exit",
+    "ExitCode",
     "Init",
     "Intensity",
     "IntensityExceeded",
     "Isolation",
+    "Mailbox",
+    "MailboxClosed",
+    "MailboxFull",
     "MaxChildren",
     "NotAlive",
     "NotFound",
+    "Overflow",
+    "PartitionSupervisor",
     "Processes",
     "Recycle",
+    "Registry",
     "RemoteError",
     "RequestError",
     "Restart",
@@ -83,4 +98,5 @@ __all__ = [
     "SupervisorSpec",
     "Watchdog",
     "open_supervisor",
+    "run",
 ]

@@ -174,3 +174,30 @@ class ProcessesUnavailable(SupervisorError):
 
     def __str__(self) -> str:
         return f"Isolation.PROCESS needs the package supervisors.process: {self.cause}; use Isolation.TASK here"
+
+
+@define
+class AlreadyRegistered(SupervisorError):
+    """A name is taken by another one that runs."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.name!r} is registered already; wait until its bearer has ended, or use Registry(unique=False)"
+
+
+@define
+class MailboxFull(SupervisorError):
+    """A mailbox has no room for one message more."""
+
+    capacity: int
+
+    def __str__(self) -> str:
+        return f"the mailbox holds {self.capacity} messages already; try again later, or choose another `overflow`"
+
+
+class MailboxClosed(SupervisorError):
+    """A mailbox takes nothing more, and nothing is left in it."""
+
+    def __str__(self) -> str:
+        return "the mailbox is closed"

@@ -49,6 +49,7 @@ from supervisors.inputs import (
     TerminateChild,
 )
 from supervisors.reasons import ExitReason, Killed, Stopped
+from supervisors.render import text_tree
 from supervisors.slot import Slot
 from supervisors.spec import ChildSpec, SupervisorSpec
 from supervisors.views import ChildCounts, ChildInfo, ChildRef, Snapshot, counts_of, info_of
@@ -182,6 +183,10 @@ class Supervisor:
     def get_child_spec(self, child: str | ChildRef) -> ChildSpec:
         """The spec of a child. Raises NotFound."""
         return self._core.child_spec(_key(child))
+
+    def render_tree(self) -> str:
+        """The tree as it stands, one line a child, as text. `supervisors.render.rich_tree` draws it in colour."""
+        return text_tree(self.path, self.which_children())
 
     def supervisor(self, child: str) -> "Supervisor":
         """The supervisor that is a child of this one. Raises NotFound, NotAlive."""
