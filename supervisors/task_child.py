@@ -170,13 +170,14 @@ def _classify(error: BaseException) -> ExitReason:
 async def _absorb_self_cancellation() -> None:
     """A task that called cancel() on itself would end cancelled, and silently cancel all of its task group.
 
-    asyncio only: trio has no such call. Deliver what is pending here, where it can be caught.
+    asyncio only: trio has no such call. Deliver what is pending here, where it can be caught. A scope around us
+    that is cancelled delivers anew in every turn of the loop: that is not ours to absorb, and would never end.
     """
     try:
         task = asyncio.current_task()
     except RuntimeError:
         return  # another event loop
-    while task is not None and task.cancelling() > 0:
+    while task is not None and task.cancelling() > 0 and anyio.current_effective_deadline() != -float("inf"):
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.sleep(0)
         task.uncancel()
