@@ -20,7 +20,7 @@ def shell(tmp_path: Path, redis_server: RedisServer) -> Iterator[Shell]:
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("document", ["README.md", "docs/tutorial.md", "docs/wire.md"])
+@pytest.mark.parametrize("document", ["README.md", "docs/tutorial.md", "docs/wire.md", "docs/supervision.md"])
 def test_a_document_does_what_it_says(document: str, shell: Shell) -> None:
     problems = play(ROOT / document, shell, skipped=("pip install", "make "))
     assert not problems, "\n\n".join(problems)
