@@ -15,6 +15,7 @@ from benchmarks.lease import lease
 from benchmarks.plan import Plan
 from benchmarks.processes import processes
 from benchmarks.table import rendered
+from benchmarks.tasks import tasks
 
 BENCHMARKS: Final = {
     "fan_out": measures.fan_out,
@@ -24,6 +25,7 @@ BENCHMARKS: Final = {
     "idle": idle,
     "in_process": in_process,
     "actors": actors,
+    "tasks": tasks,
     "processes": processes,
 }
 ON_DEMAND: Final = {"lease": lease}  # minutes, and it takes the whole machine: only when named

@@ -17,6 +17,7 @@ class Plan:
     actors: int = 300_000
     lease: int = 200
     kills: int = 300
+    restarts: int = 20_000
 
     @classmethod
     def quick(cls, rounds: int) -> "Plan":
@@ -30,4 +31,5 @@ class Plan:
             memory=20_000,
             idle_seconds=3.0,
             kills=30,
+            restarts=2_000,
         )

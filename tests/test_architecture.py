@@ -12,7 +12,7 @@ import pytest
 from tests.architecture.imports import Module, read_modules
 from tests.architecture.rooms import cycles, misplaced_clients, wrong_directions
 from tests.architecture.sources import long_files, mentions_of_workplace, without_docstring
-from tests.architecture.start_up import MOST_CPU, cpu_above_bare, heavy_modules
+from tests.architecture.start_up import MOST_CPU, MOST_CPU_OF_SUPERVISORS, cpu_above_bare, heavy_modules
 
 ROOT: Final = Path(__file__).parents[1]
 
@@ -67,4 +67,10 @@ def test_starting_is_quick(program: str) -> None:
 
 @each_start
 def test_starting_loads_no_client_and_no_server(program: str) -> None:
+    none_of(heavy_modules(program, cwd=ROOT))
+
+
+def test_supervisors_alone_start_quickly_and_load_nothing_of_murmur() -> None:
+    assert cpu_above_bare("import supervisors", cwd=ROOT) <= MOST_CPU_OF_SUPERVISORS
+    program = "import supervisors, sys; assert not any(m.partition('.')[0] == 'murmur' for m in sys.modules)"
     none_of(heavy_modules(program, cwd=ROOT))
