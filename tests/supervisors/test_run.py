@@ -121,3 +121,8 @@ def test_what_cannot_run_is_refused() -> None:
         run("tree")  # type: ignore[arg-type]
     with pytest.raises(SpecError, match="drain must be a number of seconds above 0; got -1"):
         run(SupervisorSpec(), drain=-1)
+
+
+def test_the_name_is_the_function_whatever_was_imported_before() -> None:
+    script = "from supervisors import ExitCode; import supervisors.program; from supervisors import run; run.__call__"
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
