@@ -45,8 +45,8 @@ class BrokerURL:
         if not separator:
             raise BadURL(url=_redact(text), problem="expected scheme://host, for instance redis://localhost:6379")
         if scheme not in SCHEMES:
-            likely = nearest(scheme, SCHEMES)[0]
-            raise BadURL(url=_redact(text), problem=f"unknown scheme {scheme!r}; did you mean {likely}://?")
+            likely = ", ".join(f"{one}://" for one in nearest(scheme, SCHEMES))
+            raise BadURL(url=_redact(text), problem=f"unknown scheme {scheme!r}; known, nearest first: {likely}")
         authority, slash, tail = rest.partition("/")
         userinfo, _, addresses = authority.rpartition("@")
         user, _, password = userinfo.partition(":")

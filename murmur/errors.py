@@ -44,7 +44,7 @@ class BrokerUnreachable(MurmurError, ConnectionError):
 
     def __str__(self) -> str:
         return (
-            f"no answer from {self.url} within {self.after:.0f} s: {self.problem}. "
+            f"no answer from {self.url} within {self.after:.0f} s: {self.problem.rstrip('.')}. "
             "Is the server running, and are host and port right?"
         )
 
@@ -58,7 +58,7 @@ class BrokerRefused(MurmurError, ConnectionError):
     problem: str
 
     def __str__(self) -> str:
-        return f"{self.url} refused the connection: {self.problem}. Check user, password and rights"
+        return f"{self.url} refused the connection: {self.problem.rstrip('.')}. Check user, password and rights"
 
 
 @define(slots=False)

@@ -75,8 +75,8 @@ class Exceeded(enum.Enum):
 
 
 def _check_id(_: object, attribute: "Attribute[Any]", value: object) -> None:
-    if not isinstance(value, str) or not value:
-        raise SpecError(field=attribute.name, value=value, allowed="a string that is not empty")
+    if not isinstance(value, str) or not value or "/" in value:
+        raise SpecError(field=attribute.name, value=value, allowed="a string that is not empty, without '/'")
 
 
 def _check_start(_: object, attribute: "Attribute[Any]", value: object) -> None:

@@ -93,7 +93,11 @@ def test_agents_are_listed(murmur: Callable[..., subprocess.CompletedProcess[str
         (("run", "echo", "x", "--app", f"{APP}", "--wrong"), 2, "No such option '--wrong'"),
         (("run", "echo", "x", "--app", "json:JSONDecoder"), 2, "JSONDecoder is no actor class"),
         (("worker", "start", "--app", APP), 2, "name a broker"),
-        (("worker", "start", "--app", APP, "--broker", "reds://h"), 2, "unknown scheme 'reds'; did you mean redis://"),
+        (
+            ("worker", "start", "--app", APP, "--broker", "reds://h"),
+            2,
+            "unknown scheme 'reds'; known, nearest first: redis://",
+        ),
         (("worker", "start", "--app", APP, "--broker", "redis://h:x"), 2, "'x' is not a port"),
         (
             ("worker", "start", "--app", APP, "--broker", "memory://", "--concurrency", "0"),

@@ -228,7 +228,7 @@ def test_settings_that_cannot_work_are_refused_by_name() -> None:
         (lambda: Worker(broker="memory://", agents=(WordStats,), processes=2), BadSetting, "processes must be 0"),
         (lambda: Worker(broker="memory://", agents=(WordStats,), drain=-1), BadSetting, "drain must be"),
         (lambda: Worker(broker="memory://", agents=("researcher",)), UnknownAgent, "no agent 'researcher'"),
-        (lambda: Worker(broker="redsi://h", agents=(WordStats,)), BadURL, "did you mean redis://"),
+        (lambda: Worker(broker="redsi://h", agents=(WordStats,)), BadURL, "known, nearest first: redis://"),
         (lambda: Worker(agents=(WordStats,)), BadSetting, "broker must be a URL"),
         (lambda: Worker(broker="memory://", agents=(Remote("x"),)), BadSetting, "agents must be actor classes"),  # type: ignore[arg-type]
         (lambda: type("Bad", (Actor,), {"name": "Not OK"}), BadAgentName, "must match"),
