@@ -15,7 +15,8 @@ import enum
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Protocol
 
-from attrs import field, frozen
+from attrs import frozen
+from msgspec import Struct
 
 from murmur.envelope import ErrorNote
 from murmur.transport import Delivery
@@ -37,8 +38,7 @@ class State(enum.Enum):
         return self not in (State.QUEUED, State.LEASED)
 
 
-@frozen
-class NewTask:
+class NewTask(Struct, frozen=True):
     """A task to admit: its encoded TaskMessage and what the row must know of it."""
 
     task_id: str
@@ -46,12 +46,11 @@ class NewTask:
     topic: str
     body: bytes
     reply_to: str | None = None
-    headers: Mapping[str, str] = field(factory=dict)
+    headers: Mapping[str, str] = {}
     keep: bool = False  # part of a named batch: a bounded store must not forget it before the retention
 
 
-@frozen
-class Admission:
+class Admission(Struct, frozen=True):
     """The answer to one admit. `fresh`: the row is new. Else it stands as it was, with its result if it has one."""
 
     task_id: str
@@ -60,8 +59,7 @@ class Admission:
     result: bytes | None = None
 
 
-@frozen
-class GrantRequest:
+class GrantRequest(Struct, frozen=True):
     """A delivery whose task may start, with what its envelope says."""
 
     delivery: Delivery
@@ -70,8 +68,7 @@ class GrantRequest:
     reply_to: str | None
 
 
-@frozen(eq=False)
-class Claim:
+class Claim(Struct, frozen=True, eq=False):
     """The right to run a task now. Whoever holds a later token of the task has overtaken this one."""
 
     task_id: str
@@ -85,8 +82,7 @@ class Claim:
     errors: Sequence[ErrorNote] = ()
 
 
-@frozen(eq=False)
-class Finished:
+class Finished(Struct, frozen=True, eq=False):
     """The task of a delivery ended already: answer with `result` again if there is one, and settle."""
 
     task_id: str
@@ -95,8 +91,7 @@ class Finished:
     result: bytes | None
 
 
-@frozen(eq=False)
-class Busy:
+class Busy(Struct, frozen=True, eq=False):
     """Somebody holds a valid lease on the task: give the delivery back for later."""
 
     task_id: str
@@ -107,8 +102,7 @@ class Busy:
 Grant = Claim | Finished | Busy
 
 
-@frozen(eq=False)
-class Completion:
+class Completion(Struct, frozen=True, eq=False):
     """A terminal result to write under a claim; `result` is the encoded ResultMessage."""
 
     claim: Claim
@@ -116,8 +110,7 @@ class Completion:
     state: State = State.DONE
 
 
-@frozen(eq=False)
-class Failure:
+class Failure(Struct, frozen=True, eq=False):
     """An attempt that failed and may be tried again, not before `delay` seconds from now."""
 
     claim: Claim
@@ -126,8 +119,7 @@ class Failure:
     crashed: bool = False  # its process died of it: counts as a crash, not as a failure
 
 
-@frozen(eq=False)
-class Burial:
+class Burial(Struct, frozen=True, eq=False):
     """A task given up: its dead letter and its error result, both encoded."""
 
     claim: Claim

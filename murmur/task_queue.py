@@ -10,8 +10,8 @@ import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
-from attrs import frozen
 from loguru import logger
+from msgspec import Struct
 
 from murmur.envelope import (
     DeadLetter,
@@ -46,16 +46,14 @@ _QUARANTINE = "quarantine:"
 _INBOX_READ = 1000  # results one read of an inbox takes at most
 
 
-@frozen(eq=False)
-class Work:
+class Work(Struct, frozen=True, eq=False):
     """A task that may start now: the right to it, and its envelope."""
 
     claim: Claim
     message: TaskMessage
 
 
-@frozen(eq=False)
-class Release:
+class Release(Struct, frozen=True, eq=False):
     """A task given back uncounted, to be available after `delay` seconds."""
 
     claim: Claim

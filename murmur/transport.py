@@ -10,7 +10,8 @@ import enum
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Literal, Protocol
 
-from attrs import field, frozen
+from attrs import frozen
+from msgspec import Struct
 
 
 class TopicKind(enum.Enum):
@@ -30,20 +31,18 @@ class TopicSpec:
     dead_topic: str | None = None
 
 
-@frozen
-class Outgoing:
+class Outgoing(Struct, frozen=True):
     """One message to publish. `id` makes a repeat recognisable where `Caps.dedup`."""
 
     topic: str
     body: bytes
     id: str
-    headers: Mapping[str, str] = field(factory=dict)
+    headers: Mapping[str, str] = {}
     key: str | None = None
     not_before: float | None = None  # seconds from now
 
 
-@frozen
-class Receipt:
+class Receipt(Struct, frozen=True):
     """The broker has it. `duplicate`: it had it before, nothing was added."""
 
     id: str
@@ -51,8 +50,7 @@ class Receipt:
     duplicate: bool = False
 
 
-@frozen
-class Refusal:
+class Refusal(Struct, frozen=True):
     """The broker does not have it. `definite`: it never will; else nobody knows, and the same id may be tried again."""
 
     id: str
@@ -60,8 +58,7 @@ class Refusal:
     definite: bool
 
 
-@frozen(eq=False)
-class Delivery:
+class Delivery(Struct, frozen=True, eq=False):
     """One message handed to this process. Ends in one `ack`, `release` or `dead`."""
 
     topic: str
@@ -72,8 +69,7 @@ class Delivery:
     token: object  # the adapter's own: valid for this ownership only
 
 
-@frozen
-class Settled:
+class Settled(Struct, frozen=True):
     """What became of settling one delivery. `lost`: it was no longer ours, and nothing was changed."""
 
     id: str
