@@ -39,9 +39,12 @@ class MemoryStore:
     moves_messages: Final = False
     keeps_leases: Final = False
 
-    def __init__(self, tables: MemoryTables, *, retention: float = 86_400.0) -> None:
+    def __init__(
+        self, tables: MemoryTables, *, retention: float = 86_400.0, beside: MemoryTransport | None = None
+    ) -> None:
         self.tables = tables
         self._retention = retention
+        self._beside = beside  # the transport of the same consumer: stalled or killed, both wait
         self._lessee: Lessee | None = None
         self._feeds: list[Feed[str]] = []
 
@@ -51,6 +54,7 @@ class MemoryStore:
 
     async def admit(self, tasks: Sequence[NewTask]) -> Sequence[Admission]:
         """Make rows for new tasks."""
+        await self._running()
         return self.tables.admit(tasks)
 
     def granted(self, requests: Sequence[GrantRequest]) -> None:
@@ -58,34 +62,42 @@ class MemoryStore:
 
     async def grant(self, requests: Sequence[GrantRequest]) -> Sequence[Grant]:
         """Lease tasks to the owner that was given to `open`."""
+        await self._running()
         return self.tables.grant(requests, self._opened())
 
     async def renew(self, claims: Sequence[Claim]) -> Sequence[bool]:
         """Lengthen leases."""
+        await self._running()
         return self.tables.renew(claims, self._opened())
 
     async def complete(self, completions: Sequence[Completion]) -> Sequence[Written]:
         """Write terminal results, each once."""
+        await self._running()
         return self.tables.complete(completions, retention=self._retention)
 
     async def fail(self, failures: Sequence[Failure]) -> Sequence[Written]:
         """Queue again what failed; not granted before its delay is over."""
+        await self._running()
         return self.tables.fail(failures)
 
     async def release(self, claims: Sequence[Claim], *, delay: float = 0.0) -> Sequence[Written]:
         """Queue again, uncounted."""
+        await self._running()
         return self.tables.release(claims, delay=delay)
 
     async def bury(self, burials: Sequence[Burial]) -> Sequence[Written]:
         """Give tasks up."""
+        await self._running()
         return self.tables.bury(burials, retention=self._retention)
 
     async def sweep(self, topics: Sequence[str]) -> float | None:
         """Queue again what lapsed; its message comes back by the transport's own lease."""
+        await self._running()
         return self.tables.sweep(topics)
 
     async def cancel(self, results: Mapping[str, bytes]) -> Mapping[str, State]:
         """Cancel what is not over yet."""
+        await self._running()
         return self.tables.cancel(results, retention=self._retention)
 
     def cancelled(self) -> AsyncIterator[str]:
@@ -97,34 +109,42 @@ class MemoryStore:
 
     async def read(self, task_ids: Sequence[str]) -> Sequence[Row | None]:
         """Return the rows as they stand."""
+        await self._running()
         return self.tables.read(task_ids)
 
     async def dead_letters(self, agent: str, *, limit: int = 100) -> Sequence[bytes]:
         """Return the newest dead letters; a bounded number of each agent's is kept."""
+        await self._running()
         return self.tables.dead_letters(agent, limit)
 
     async def record(self, claim: Claim, name: str, value: bytes) -> bytes:
         """Journal a step once. Raises `LeaseLost`."""
+        await self._running()
         return self.tables.record(claim, name, value)
 
     async def recorded(self, task_id: str, name: str) -> bytes | None:
         """Return a journalled step, until its row is forgotten."""
+        await self._running()
         return self.tables.recorded(task_id, name)
 
     async def put(self, key: str, value: bytes, *, ttl: float | None = None) -> None:
         """Keep a value."""
+        await self._running()
         self.tables.put(key, value, ttl=self._retention if ttl is None else ttl)
 
     async def get(self, keys: Sequence[str]) -> Sequence[bytes | None]:
         """Return values."""
+        await self._running()
         return self.tables.get(keys)
 
     async def listed(self, prefix: str) -> Mapping[str, bytes]:
         """Return all values under a prefix."""
+        await self._running()
         return self.tables.listed(prefix)
 
     async def delete(self, keys: Sequence[str]) -> None:
         """Forget values."""
+        await self._running()
         self.tables.delete(keys)
 
     async def close(self) -> None:
@@ -134,6 +154,10 @@ class MemoryStore:
             feed.close()
         self._feeds.clear()
 
+    async def _running(self) -> None:
+        if self._beside is not None:
+            await self._beside.running()
+
     def _opened(self) -> Lessee:
         if self._lessee is None:
             raise WrongForm(used="a MemoryStore before open()", instead="await store.open(owner=…, lease=…)")
@@ -142,9 +166,10 @@ class MemoryStore:
 
 def connect(url: str, *, namespace: str, retention: float, mailbox: Transport | None) -> MemoryStore:
     """Return a store on the tables of `memory://name`, or for `memory://` on those of the memory broker beside it."""
-    broker = mailbox.broker if isinstance(mailbox, MemoryTransport) else None
+    beside = mailbox if isinstance(mailbox, MemoryTransport) else None
+    broker = beside.broker if beside else None
     tables = _tables.named(namespace, broker_name(url)) if broker_name(url) else _tables.beside(namespace, broker)
-    return MemoryStore(tables, retention=retention)
+    return MemoryStore(tables, retention=retention, beside=beside)
 
 
 class _Tables:

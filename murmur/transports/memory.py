@@ -62,12 +62,12 @@ class MemoryTransport:
         """Declare topics. A killed consumer of the same name loses to this one what it held, at once."""
         if self._session.is_closed:
             raise WrongForm(used="a MemoryTransport after close()", instead="a new one")
-        await self._running()
+        await self.running()
         self.broker.join(self._session, specs)
 
     async def publish(self, messages: Sequence[Outgoing]) -> Sequence[Receipt]:
         """Take the messages in; nothing is ever refused."""
-        await self._running()
+        await self.running()
         return self.broker.publish(messages)
 
     async def receive(
@@ -84,7 +84,7 @@ class MemoryTransport:
         broker, session = self.broker, self._session
         deadline = broker.clock() + wait
         while True:
-            await self._running()
+            await self.running()
             taken = broker.take(session, topics, credit=credit)
             if taken or session.is_closed or broker.clock() >= deadline:
                 return taken
@@ -92,19 +92,19 @@ class MemoryTransport:
 
     async def ack(self, deliveries: Sequence[Delivery], emit: Sequence[Outgoing] = ()) -> Sequence[Settled]:
         """Settle and emit in one step; where no delivery was left to settle, nothing is emitted."""
-        await self._running()
+        await self.running()
         return self.broker.settle(self._session, deliveries, emit)
 
     async def release(
         self, deliveries: Sequence[Delivery], *, delay: float = 0.0, counted: bool = False
     ) -> Sequence[Settled]:
         """Give back; what is not counted goes first again."""
-        await self._running()
+        await self.running()
         return self.broker.give_back(self._session, deliveries, delay=delay, counted=counted)
 
     async def dead(self, delivery: Delivery, letter: bytes) -> Settled:
         """Move to the dead topic, which keeps the newest letters. Raises `WrongForm` where the spec names none."""
-        await self._running()
+        await self.running()
         return self.broker.bury(self._session, delivery, letter)
 
     def lost(self) -> AsyncIterator[Delivery]:
@@ -120,8 +120,8 @@ class MemoryTransport:
         """Give back what is held. A waiting `receive` returns `()`."""
         self.broker.leave(self._session)
 
-    async def _running(self) -> None:
-        """Wait while this consumer is stalled; raise `WrongForm` once it was killed."""
+    async def running(self) -> None:
+        """Return at once unless this consumer was stalled or killed; then when it is resumed, or never."""
         session = self._session
         while session.gone_at is not None:
             bell = Bell()

@@ -41,7 +41,7 @@ class MemoryBroker:
     # -- what tests do to consumers and to the broker ---------------------------------------------
 
     def kill(self, consumer_id: str) -> None:
-        """End a consumer as `kill -9` would: it gives nothing back, its leases lapse, its calls raise."""
+        """End a consumer as `kill -9` would: it gives nothing back, its leases lapse, its calls never return."""
         self._depart(consumer_id, dead=True)
 
     def stall(self, consumer_id: str) -> None:
@@ -89,23 +89,25 @@ class MemoryBroker:
     def leave(self, session: Session) -> None:
         """End a session: what it holds goes back uncounted, those who wait in it are woken. Idempotent."""
         with self._lock:
-            if not session.is_closed:
-                session.is_closed = True
+            if session.is_closed:
+                return
+            session.is_closed = True
+            if session.gone_at is not None:
+                session.is_dead = True  # who does not run gives nothing back: its leases lapse
+            else:
                 for message in reversed(session.held):
                     self._return(message, due=None, counted=False)
                     message.owner = None
                 session.held.clear()
                 self._forget(session)
-                session.lost.close()
-                self._wake(session)
+            session.lost.close()
+            self._wake(session)
 
     def is_running(self, session: Session, bell: Bell) -> bool:
         """Whether a session may act now; if not, `bell` rings when that may have changed."""
         with self._lock:
-            if session.is_dead:
-                raise WrongForm(
-                    used=f"the transport of {session.consumer_id!r} after it was killed", instead="a new one"
-                )
+            if session.is_closed:
+                raise WrongForm(used="a call after close()", instead="a new MemoryTransport")
             if session.gone_at is not None:
                 session.bells.add(bell)
             return session.gone_at is None
@@ -326,9 +328,7 @@ class MemoryBroker:
                 if session.gone_at is None:
                     session.gone_at = self.clock()
                 self._gone.add(session)
-                if dead:
-                    session.is_dead = True
-                    session.lost.close()
+                session.is_dead |= dead
                 self._wake(session)
             for topic in self._topics.values():
                 topic.rouse_all()
@@ -350,7 +350,8 @@ class MemoryBroker:
             delivery = session.held.pop(message)
             self._return(message, due=None, counted=True)
             message.owner = None
-            session.lost.give(delivery)
+            if not session.is_dead:
+                session.lost.give(delivery)
         if session.is_dead and not session.held:
             self._forget(session)
 

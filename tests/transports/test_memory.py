@@ -154,14 +154,27 @@ async def test_a_stall_shorter_than_the_lease_loses_nothing() -> None:
     assert [one.reason for one in await stalled.ack(held)] == ["done"]
 
 
-async def test_a_killed_consumer_s_calls_raise() -> None:
-    broker = MemoryBroker()
-    transport = await joined(broker, "a")
-    reading = asyncio.create_task(read(transport, wait=60.0))
-    await asyncio.sleep(0)
-    broker.kill("a")
-    with pytest.raises(WrongForm, match="after it was killed"):
+async def test_a_killed_consumer_s_calls_never_return_and_closing_it_gives_nothing_back() -> None:
+    clock = VirtualClock()
+    broker = MemoryBroker(clock=clock)
+    victim, heir = await joined(broker, "victim"), await joined(broker, "heir")
+    await victim.publish([Outgoing(TOPIC, b"1", "1")])
+    held = await victim.receive("workers", {TOPIC: 1}, credit=1, wait=0.0)
+    reading = asyncio.create_task(read(victim, wait=60.0))
+    await clock.elapse(0.0)
+    broker.kill("victim")
+    settling = asyncio.create_task(victim.ack(held))
+    await clock.elapse(1.9)
+    assert not reading.done()
+    assert not settling.done()
+    await victim.close()
+    assert await read(heir) == []
+    with pytest.raises(WrongForm, match="after close"):
+        await settling
+    with pytest.raises(WrongForm, match="after close"):
         await reading
+    await clock.elapse(0.1)
+    assert await read(heir) == [b"1"]
 
 
 async def test_a_topic_that_was_not_opened_is_not_read_silently() -> None:
