@@ -6,8 +6,9 @@ steps at once and they are left out here; everything else, users' code included,
 difference. Nothing is decided here, and nothing retried: callers know what is worth it.
 """
 
+import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from loguru import logger
@@ -39,10 +40,11 @@ from murmur.store import (
     Store,
     Written,
 )
-from murmur.transport import Delivery, Outgoing, Refusal, TopicKind, TopicSpec, Transport
+from murmur.transport import Delivery, Outgoing, Refusal, Settled, TopicKind, TopicSpec, Transport
 
 GROUP = "workers"
 _QUARANTINE = "quarantine:"
+_AGAIN = 0.5  # seconds until a settle in doubt is repeated
 _INBOX_READ = 1000  # results one read of an inbox takes at most
 
 
@@ -120,6 +122,13 @@ class TaskQueue:
         """End tasks that have not ended; their publishers get the given results. See `Store.cancel`."""
         return await self.store.cancel(results)
 
+    async def is_empty(self, agent: str) -> bool:
+        """Whether no message of an agent can be found, delayed ones aside, by a broker apart from the rows."""
+        if self.store.moves_messages:
+            return False  # row and message are one
+        stats = await self.transport.stats(self.topics.tasks(agent), GROUP)
+        return stats.exact and stats.ready == 0 and stats.inflight == 0
+
     # -- workers ----------------------------------------------------------------------------------
 
     async def receive(self, agents: Mapping[str, int], *, credit: int, wait: float) -> Sequence[Delivery]:
@@ -165,6 +174,11 @@ class TaskQueue:
             answers.update(zip(places, await self._write(kind, [endings[at] for at in places]), strict=True))
         return [answers[at] for at in range(len(endings))]
 
+    async def disown(self, claim: Claim) -> None:
+        """Let go of the message of a task that another may run now: its row is not ours, but the message may be."""
+        if not self.store.moves_messages:
+            await self._give_back(claim.delivery)
+
     async def dead_letters(self, agent: str, *, limit: int = 100) -> Sequence[bytes]:
         """Return the newest dead letters of an agent, newest first: tasks given up, and bytes that were no task."""
         letters = list(await self.store.dead_letters(agent, limit=limit))
@@ -187,7 +201,7 @@ class TaskQueue:
             elif type(grant) is Finished:
                 await self._answer_again(grant, message)
             elif type(grant) is Busy:
-                await self.transport.release([grant.delivery], delay=grant.retry_after)
+                await self._give_back(grant.delivery, delay=grant.retry_after)
         return work
 
     async def _answer_again(self, grant: Finished, message: TaskMessage) -> None:
@@ -197,7 +211,7 @@ class TaskQueue:
         emit = []
         if grant.result is not None and message.reply_to is not None:
             emit = [Outgoing(topic=message.reply_to, body=grant.result, id=f"{grant.task_id}:result")]
-        await self.transport.ack([grant.delivery], emit=emit)
+        await _known(lambda: self.transport.ack([grant.delivery], emit=emit))
 
     async def _write(self, kind: type, endings: Sequence[Any]) -> Sequence[Written]:
         if kind is Completion:
@@ -230,15 +244,15 @@ class TaskQueue:
             if claim.reply_to is not None:
                 emit.append(Outgoing(topic=claim.reply_to, body=result, id=f"{claim.task_id}:result"))
         if ours:
-            await self.transport.ack(ours, emit=emit)
-        if stale:  # if the message is still ours, its row ended or moved on: the next grant of it finds out
-            await self.transport.release(stale)
+            await _known(lambda: self.transport.ack(ours, emit=emit))
+        for delivery in stale:  # if the message is still ours, its row ended or moved on: the next grant finds out
+            await self._give_back(delivery)
 
     async def _fail(self, failures: Sequence[Failure]) -> Sequence[Written]:
         written = await self.store.fail(failures)
         if not self.store.moves_messages:
-            for failure in failures:
-                await self.transport.release([failure.claim.delivery], delay=failure.delay, counted=failure.crashed)
+            for failure, answer in zip(failures, written, strict=True):
+                await self._put_back(failure.claim, answer, delay=failure.delay, counted=failure.crashed)
         return written
 
     async def _release(self, releases: Sequence[Release]) -> Sequence[Written]:
@@ -246,9 +260,19 @@ class TaskQueue:
         for release in releases:
             written += await self.store.release([release.claim], delay=release.delay)
         if not self.store.moves_messages:
-            for release in releases:
-                await self.transport.release([release.claim.delivery], delay=release.delay)
+            for release, answer in zip(releases, written, strict=True):
+                await self._put_back(release.claim, answer, delay=release.delay, counted=False)
         return written
+
+    async def _put_back(self, claim: Claim, answer: Written, *, delay: float, counted: bool) -> None:
+        """Give the message of a requeued row back. One that the broker lost is published anew: its row waits for it."""
+        delivery = claim.delivery
+        is_held = await self._give_back(delivery, delay=delay, counted=counted)
+        if not is_held and answer is not Written.STALE:
+            again = f"{claim.task_id}:{claim.token}"
+            await self.transport.publish(
+                [Outgoing(delivery.topic, delivery.body, again, delivery.headers, not_before=delay or None)]
+            )
 
     # -- what is no envelope ----------------------------------------------------------------------
 
@@ -270,7 +294,27 @@ class TaskQueue:
         letter = encode(_letter_of(delivery, agent, str(error)))
         if not self.store.moves_messages:  # a store of its own cannot see the transport's dead letters
             await self.store.put(f"{_QUARANTINE}{agent}:{digest(delivery.body)}", letter)
-        await self.transport.dead(delivery, letter)
+
+        async def settle() -> Sequence[Settled]:
+            return [await self.transport.dead(delivery, letter)]
+
+        await _known(settle)
+
+    async def _give_back(self, delivery: Delivery, *, delay: float = 0.0, counted: bool = False) -> bool:
+        """Give a message back; whether it was ours to give."""
+        return await _known(lambda: self.transport.release([delivery], delay=delay, counted=counted))
+
+
+async def _known(settle: Callable[[], Awaitable[Sequence[Settled]]]) -> bool:
+    """Settle until the broker says what became of it, and return whether all was ours.
+
+    What stays in doubt would be held for as long as this process lives.
+    """
+    answers = await settle()
+    while any(one.reason == "unknown" for one in answers):
+        await asyncio.sleep(_AGAIN)
+        answers = await settle()
+    return all(one.ok for one in answers)
 
 
 def _request(delivery: Delivery, message: TaskMessage) -> GrantRequest:

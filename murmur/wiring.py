@@ -25,6 +25,7 @@ _STORES: Final = {
     "redis": ("murmur.stores.redis", "redis"),
     "rediss": ("murmur.stores.redis", "redis"),
     "unix": ("murmur.stores.redis", "redis"),
+    "sqlite": ("murmur.stores.sqlite", ""),
 }
 _PUBLISHER: Final = "murmur.runtime.runtime"
 

@@ -13,8 +13,20 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from attrs import field, frozen
+from loguru import logger
 
-from murmur.errors import DuplicateTaskId, GaveUp, InputError, MurmurError, NoWorkers, PayloadTooLarge, SpawnLimit
+from murmur.errors import (
+    BrokerUnreachable,
+    DuplicateTaskId,
+    GaveUp,
+    InputError,
+    MurmurError,
+    NoWorkers,
+    OutcomeUnknown,
+    PayloadTooLarge,
+    SpawnError,
+    SpawnLimit,
+)
 from murmur.presence import Presence
 from murmur.publisher import Parking
 from murmur.runtime.engine import Engine
@@ -65,7 +77,8 @@ class Batch:
         self._nobody_since: float | None = None
         self._is_told = False
         self._unserved: NoWorkers | None = None
-        engine.waiters.add(self)
+        self._unlisted: str | None = None  # why the manifest could not be written
+        engine.waiters[self] = None
 
     async def next(self) -> list[Finished]:
         """Return finished slots as soon as there are some, each once, as (index, result); none: all were returned."""
@@ -83,7 +96,7 @@ class Batch:
 
     def close(self) -> None:
         """Stop listening. What is still open is no longer wanted, and cancelled on the fleet."""
-        self._engine.waiters.discard(self)
+        self._engine.waiters.pop(self, None)
         self._inputs.close()
         self._let_go()
 
@@ -96,13 +109,20 @@ class Batch:
             if not items:
                 return
             prepared = self._prepared(at, items)
-            if self._manifest is not None and prepared:
-                await self._manifest.check([p.digest for _, p in prepared])
+            if self._manifest is not None and prepared and self._unlisted is None:
+                await self._list(self._manifest, prepared)
             now = self._loop.time()
             for index, one in prepared:
                 self._publish(index, one, now)
             if self._ready:
                 return
+
+    async def _list(self, manifest: Manifest, prepared: list[tuple[int, Prepared]]) -> None:
+        """Have the manifest hold these tasks before they are published. If it can't, none of the batch is any more."""
+        try:
+            await manifest.check([one.digest for _, one in prepared])
+        except (OutcomeUnknown, BrokerUnreachable) as error:
+            self._unlisted = str(error)
 
     def _prepared(self, at: int, items: list[object]) -> list[tuple[int, Prepared]]:
         prepared = []
@@ -116,15 +136,20 @@ class Batch:
         return prepared
 
     def _publish(self, index: int, one: Prepared, now: float) -> None:
+        task_id = one.task.task_id
+        if self._unlisted is not None:
+            problem = f"the manifest of its batch could not be written: {self._unlisted}"
+            self._answer(index, task_id, SpawnError(task_id, self._stamp.entry.name, problem, definite=True))
+            return
         if self._unserved is not None:
-            self._answer(index, one.task.task_id, self._unserved)
+            self._answer(index, task_id, self._unserved)
             return
         if self._deadline is not None and now >= self._deadline:
-            self._answer(index, one.task.task_id, self._gave_up(one.task.task_id, "deadline", self._terms.deadline))
+            self._answer(index, task_id, self._gave_up(task_id, "deadline", self._terms.deadline))
             return
-        twin = self._engine.open_slot(one.task.task_id)
+        twin = self._engine.open_slot(task_id)
         if twin is not None and twin.asker is self:
-            self._answer(index, one.task.task_id, DuplicateTaskId(one.task.task_id, twin.index, index))
+            self._answer(index, task_id, DuplicateTaskId(task_id, twin.index, index))
             return
         slot = Slot(self, self._stamp.entry, index, one.task, opened_at=now)
         self._open[index] = slot
@@ -134,8 +159,13 @@ class Batch:
 
     async def _seal(self) -> None:
         assert self._manifest is not None
-        await self._manifest.seal()
         self._is_sealed = True
+        if self._unlisted is not None:
+            return  # it was not written to its end
+        try:
+            await self._manifest.seal()
+        except (OutcomeUnknown, BrokerUnreachable) as error:  # every slot has its result: that counts more
+            logger.warning("the manifest of {} was not sealed: {}", self._stamp.batch_id, error)
 
     # -- waiting ----------------------------------------------------------------------------------
 

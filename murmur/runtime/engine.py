@@ -16,7 +16,7 @@ from murmur import presence
 from murmur.envelope import decode_result
 from murmur.errors import BadEnvelope, BrokerUnreachable, OutcomeUnknown, SpawnError
 from murmur.runtime.slots import Slot, cancelled_result, result_of
-from murmur.store import Admission
+from murmur.store import Admission, Row, State
 from murmur.task_queue import TaskQueue
 from murmur.transport import Refusal
 
@@ -25,6 +25,7 @@ _LATE: Final = 5.0  # seconds after which a slot that did not ring is asked for
 _SHARED_LATE: Final = 1.0  # the same, for a slot whose bell rings elsewhere
 _ROUND: Final = 1.0  # seconds between two rounds of questions
 _SUBMIT_WITHIN: Final = 10.0  # seconds until a task that could not be published says so
+_ORPHANED: Final = 60.0  # seconds a queued row waits beside an empty mailbox until its message counts as lost
 _AGAIN: Final = 0.25  # seconds before an unknown publish is tried again
 
 
@@ -53,7 +54,7 @@ class Engine:
         self._opening: asyncio.Task[None] | None = None
         self._is_open = False
         self._declared: set[str] = set()
-        self.waiters: set[Waiter] = set()
+        self.waiters: dict[Waiter, None] = {}
         self._has_slots = asyncio.Event()
 
     async def open(self) -> None:
@@ -262,5 +263,20 @@ class Engine:
                     self._outbox.append(slot)
                 elif row.result is not None:
                     self._ring(row.result)
+                elif await self._is_orphaned(slot, row, now):
+                    self._outbox.append(slot)
         if self._outbox:
             self._flush()
+
+    async def _is_orphaned(self, slot: Slot, row: Row, now: float) -> bool:
+        """Whether a row waits for a message that its broker lost; another one is harmless, so long as they are few."""
+        if row.state is not State.QUEUED or not await self.queue.is_empty(slot.entry.name):
+            slot.orphaned_at = None
+            return False
+        if slot.orphaned_at is None:
+            slot.orphaned_at = now
+        if now - slot.orphaned_at < _ORPHANED:
+            return False
+        slot.orphaned_at = None
+        logger.warning("the message of task {} is gone; it is published again", slot.task.task_id)
+        return True

@@ -9,14 +9,20 @@ import hashlib
 from typing import Final
 
 from murmur.errors import BatchConflict
+from murmur.patience import patiently
 from murmur.store import Store
 
 _CHUNK: Final = 512  # digests per stored value
 _DIGEST: Final = 8  # bytes per digest
+_WITHIN: Final = 10.0  # seconds for which a call that broke off is repeated
 
 
 class Manifest:
-    """The manifest of one batch; `check` takes digests in index order."""
+    """The manifest of one batch; `check` takes digests in index order.
+
+    Calls that break off are repeated for ten seconds; then their `OutcomeUnknown` or `BrokerUnreachable` is raised,
+    and this manifest is of no more use: a rerun of the batch makes a new one.
+    """
 
     def __init__(self, store: Store, batch_id: str) -> None:
         self._store = store
@@ -28,7 +34,7 @@ class Manifest:
 
     async def open(self) -> None:
         """Read whether the batch was sealed before."""
-        (sealed,) = await self._store.get([self._key("count")])
+        sealed = await self._get("count")
         self._sealed = None if sealed is None else int(sealed)
 
     async def check(self, digests: list[bytes]) -> None:
@@ -37,8 +43,7 @@ class Manifest:
             raise self._conflict(self._sealed, f"it had {self._sealed} tasks, this list is longer")
         for digest in digests:
             if not self._current:
-                (stored,) = await self._store.get([self._key(self._count // _CHUNK)])
-                self._known = stored or b""
+                self._known = await self._get(self._count // _CHUNK) or b""
             known = self._known[len(self._current) : len(self._current) + _DIGEST]
             if known and known != digest:
                 raise self._conflict(self._count, "another input or agent")
@@ -53,14 +58,21 @@ class Manifest:
     async def seal(self) -> None:
         """The inputs came to their end. Raises `BatchConflict` if there were more before."""
         if self._sealed is None:
-            await self._store.put(self._key("count"), str(self._count).encode())
+            await self._put("count", str(self._count).encode())
         elif self._sealed != self._count:
             raise self._conflict(self._count, f"it had {self._sealed} tasks, this list ends")
 
     async def _write(self) -> None:
         if len(self._current) > len(self._known):
             self._known = bytes(self._current)
-            await self._store.put(self._key((self._count - 1) // _CHUNK), self._known)
+            await self._put((self._count - 1) // _CHUNK, self._known)
+
+    async def _get(self, part: object) -> bytes | None:
+        (value,) = await patiently(lambda: self._store.get([self._key(part)]), within=_WITHIN)
+        return value
+
+    async def _put(self, part: object, value: bytes) -> None:
+        await patiently(lambda: self._store.put(self._key(part), value), within=_WITHIN)
 
     def _key(self, part: object) -> str:
         return f"manifest:{self._batch_id}:{part}"

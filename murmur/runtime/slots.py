@@ -33,7 +33,7 @@ class Asker(Protocol):
 class Slot:
     """A task between its publishing and its result. Forgotten the moment the result is there."""
 
-    __slots__ = ("asker", "entry", "index", "is_open", "is_shared", "next", "opened_at", "task")
+    __slots__ = ("asker", "entry", "index", "is_open", "is_shared", "next", "opened_at", "orphaned_at", "task")
 
     def __init__(self, asker: Asker, entry: AgentEntry, index: int, task: NewTask, *, opened_at: float) -> None:
         self.asker = asker
@@ -41,6 +41,7 @@ class Slot:
         self.index = index
         self.task = task
         self.opened_at = opened_at  # loop time, seconds
+        self.orphaned_at: float | None = None  # loop time since when its row waits beside an empty mailbox
         self.is_open = True
         self.is_shared = False  # somebody published it before us: the bell rings elsewhere, so we ask
         self.next: Slot | None = None  # another slot of this publisher that waits for the same task

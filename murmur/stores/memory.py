@@ -27,7 +27,8 @@ from murmur.store import (
     State,
     Written,
 )
-from murmur.stores.memory_tables import Lessee, MemoryTables
+from murmur.stores.memory_tables import MemoryTables
+from murmur.stores.rows import Lessee
 from murmur.transport import Transport
 from murmur.transports.memory import MemoryTransport, broker_name
 from murmur.transports.memory_broker import MemoryBroker
@@ -104,7 +105,7 @@ class MemoryStore:
         """Yield what any store of these tables cancels from now on while it is leased; ends at `close`."""
         feed: Feed[str] = Feed()
         self._feeds.append(feed)
-        self.tables.listeners.add(feed)
+        self.tables.listeners[feed] = None
         return feed
 
     async def read(self, task_ids: Sequence[str]) -> Sequence[Row | None]:
@@ -150,7 +151,7 @@ class MemoryStore:
     async def close(self) -> None:
         """End the iterators of `cancelled`. Leases are left to lapse."""
         for feed in self._feeds:
-            self.tables.listeners.discard(feed)
+            self.tables.listeners.pop(feed, None)
             feed.close()
         self._feeds.clear()
 

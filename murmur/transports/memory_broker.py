@@ -34,8 +34,8 @@ class MemoryBroker:
         self._lock = threading.Lock()
         self._order = itertools.count(1)
         self._topics: dict[str, Topic] = {}
-        self._sessions: set[Session] = set()
-        self._gone: set[Session] = set()  # those of them that were killed or stalled
+        self._sessions: dict[Session, None] = {}  # in the order they joined, so that a course of events repeats
+        self._gone: dict[Session, None] = {}  # those of them that were killed or stalled
         self._orphans: dict[str, None] = {}  # inboxes without a reader, oldest first
 
     # -- what tests do to consumers and to the broker ---------------------------------------------
@@ -55,7 +55,7 @@ class MemoryBroker:
             for session in self._named(consumer_id):
                 if not session.is_dead:
                     session.gone_at = None
-                    self._gone.discard(session)
+                    self._gone.pop(session, None)
                     self._wake(session)
 
     def wipe(self) -> None:
@@ -77,7 +77,7 @@ class MemoryBroker:
             for other in self._named(session.consumer_id):
                 if other.is_dead:
                     self._requeue(other, list(other.held))
-            self._sessions.add(session)
+            self._sessions[session] = None
             for spec in specs:
                 session.specs[spec.name] = spec
                 topic = self._topic(spec.name)
@@ -109,7 +109,7 @@ class MemoryBroker:
             if session.is_closed:
                 raise WrongForm(used="a call after close()", instead="a new MemoryTransport")
             if session.gone_at is not None:
-                session.bells.add(bell)
+                session.bells[bell] = None
             return session.gone_at is None
 
     # -- messages ---------------------------------------------------------------------------------
@@ -144,7 +144,7 @@ class MemoryBroker:
     def watch(self, session: Session, topics: Iterable[str], bell: Bell) -> float:
         """Have `bell` rung when something comes; return when to look again in any case, in the past if it is now."""
         with self._lock:
-            session.bells.add(bell)
+            session.bells[bell] = None
             look = -math.inf if session.is_closed or session.gone_at is not None else math.inf
             for name in topics:
                 topic = self._opened(session, name)
@@ -161,7 +161,7 @@ class MemoryBroker:
     def unwatch(self, session: Session, topics: Iterable[str], bell: Bell, *, passes_on: bool) -> None:
         """Forget a bell; `passes_on`: it may have rung for nothing, so others are woken in its stead."""
         with self._lock:
-            session.bells.discard(bell)
+            session.bells.pop(bell, None)
             for name in topics:
                 topic = self._topic(name)
                 topic.waiters.pop(bell, None)
@@ -327,7 +327,7 @@ class MemoryBroker:
             for session in self._named(consumer_id):
                 if session.gone_at is None:
                     session.gone_at = self.clock()
-                self._gone.add(session)
+                self._gone[session] = None
                 session.is_dead |= dead
                 self._wake(session)
             for topic in self._topics.values():
@@ -357,8 +357,8 @@ class MemoryBroker:
 
     def _forget(self, session: Session) -> None:
         """Drop a session; its inboxes wait for a reader, and only so many of them."""
-        self._sessions.discard(session)
-        self._gone.discard(session)
+        self._sessions.pop(session, None)
+        self._gone.pop(session, None)
         for spec in session.specs.values():
             if spec.kind is TopicKind.INBOX and not any(spec.name in other.specs for other in self._sessions):
                 topic = self._topic(spec.name)

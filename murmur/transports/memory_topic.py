@@ -36,7 +36,7 @@ class Session:
         self.specs: dict[str, TopicSpec] = {}
         self.held: dict[Message, Delivery] = {}
         self.lost: Feed[Delivery] = Feed()
-        self.bells: set[Bell] = set()  # of its waiting coroutines
+        self.bells: dict[Bell, None] = {}  # of its waiting coroutines
         self.gone_at: float | None = None  # when it was killed or stalled
         self.is_dead = False
         self.is_closed = False

@@ -17,6 +17,7 @@ from murmur.codec import Misfit
 from murmur.context import Context
 from murmur.envelope import TaskMessage
 from murmur.errors import InputError, OutputError, TaskTimeout
+from murmur.patience import patiently
 from murmur.publisher import Parent, Publisher
 from murmur.store import Claim
 from murmur.task_queue import TaskQueue, Work
@@ -152,11 +153,12 @@ class Attempt:
 
     async def record(self, name: str, value: bytes) -> bytes:
         """See `Journal`."""
-        return await self._queue.store.record(self.claim, name, value)
+        # What it cost is paid: while the store is away this waits, and ends with the attempt at the latest.
+        return await patiently(lambda: self._queue.store.record(self.claim, name, value))
 
     async def recorded(self, name: str) -> bytes | None:
         """See `Journal`."""
-        return await self._queue.store.recorded(self.claim.task_id, name)
+        return await patiently(lambda: self._queue.store.recorded(self.claim.task_id, name))
 
     @asynccontextmanager
     async def parked(self) -> AsyncIterator[None]:

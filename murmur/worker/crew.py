@@ -106,8 +106,7 @@ class Crew:
         except BaseException as error:  # noqa: BLE001  ours, or a cancel outside user code: the task goes back
             if not isinstance(error, asyncio.CancelledError):
                 logger.exception("the worker broke at task {}", attempt.claim.task_id)
-            if attempt.stop_reason is not Stop.LOST:
-                self.settler.settle(Release(attempt.claim, _BROKEN_PAUSE))
+            self.settler.settle(Release(attempt.claim, _BROKEN_PAUSE))
         finally:
             if self.running.get(attempt.claim.task_id) is attempt:
                 del self.running[attempt.claim.task_id]
@@ -182,6 +181,7 @@ class Crew:
             logger.info(
                 "task {} is no longer ours at token {}; it was ended", attempt.claim.task_id, attempt.claim.token
             )
+            await self.queue.disown(attempt.claim)
 
 
 def _directive(instance: Actor[Any, Any], error: BaseException) -> Directive:

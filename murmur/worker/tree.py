@@ -17,13 +17,14 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import attrs
 from loguru import logger
 
 from murmur import presence
 from murmur.errors import BrokerUnreachable, OutcomeUnknown
+from murmur.patience import patiently
 from murmur.policy import Redelivery
 from murmur.presence import Presence
 from murmur.publisher import Publisher
@@ -39,10 +40,7 @@ from murmur.worker.settler import Settler
 from murmur.worker.slots import Slots
 from supervisors import ChildContext, ChildSpec, Intensity, Strategy, SupervisorSpec, open_supervisor
 
-T = TypeVar("T")
-
 _WAIT: Final = 5.0  # seconds one read of the mailboxes waits
-_AWAY: Final = 0.5  # seconds between tries while the broker is away
 _SWEEP_AT_LEAST: Final = 10.0  # seconds between two sweeps at most, however long the lease
 _SETTLE_WITHIN: Final = 5.0
 
@@ -150,7 +148,7 @@ class Tree:
             await asyncio.sleep(self._lease / 3)
             claims = self.crew.claims()
             if claims:
-                await _patiently(lambda claims=claims: self._renew(claims))  # type: ignore[misc]  # a default, not an argument
+                await patiently(lambda claims=claims: self._renew(claims))  # type: ignore[misc]  # a default, not an argument
 
     async def _renew(self, claims: list[Claim]) -> None:
         for claim, is_ours in zip(claims, await self.queue.store.renew(claims), strict=True):
@@ -169,7 +167,7 @@ class Tree:
         every = min((self._lease or _SWEEP_AT_LEAST * 3) / 3, _SWEEP_AT_LEAST)
         while True:
             self._sweep_soon.clear()
-            due = await _patiently(self._sweep)
+            due = await patiently(self._sweep)
             pause = every * random.uniform(0.8, 1.2)  # noqa: S311  jitter: not all workers at once
             if due is not None:
                 pause = min(pause, max(due, 0.01))
@@ -184,7 +182,7 @@ class Tree:
 
     async def _consumer(self, ctx: ChildContext) -> None:
         if self.crew.hosts:
-            await _patiently(lambda: self.queue.open_tasks(list(self.crew.hosts)))
+            await patiently(lambda: self.queue.open_tasks(list(self.crew.hosts)))
         ctx.ready()
         while True:
             await self._settler.has_room()
@@ -201,7 +199,7 @@ class Tree:
         """Wait for messages; a change of what is served here ends the wait early."""
         task = self._receiving = asyncio.current_task()
         try:
-            return await _patiently(lambda: self.queue.receive(room, credit=credit, wait=_WAIT))
+            return await patiently(lambda: self.queue.receive(room, credit=credit, wait=_WAIT))
         except asyncio.CancelledError:
             if self._receiving is None and task is not None and not task.uncancel():
                 return ()
@@ -216,7 +214,7 @@ class Tree:
 
     async def _granted(self, deliveries: Sequence[Delivery]) -> Sequence[Work]:
         """Have deliveries granted. Ended meanwhile, give back what was granted: nothing new starts."""
-        granting = asyncio.ensure_future(_patiently(lambda: self.queue.grant(deliveries)))
+        granting = asyncio.ensure_future(patiently(lambda: self.queue.grant(deliveries)))
         try:
             return await asyncio.shield(granting)
         except asyncio.CancelledError:
@@ -237,11 +235,11 @@ class Tree:
 
     async def _announcer(self, ctx: ChildContext) -> None:
         try:
-            await _patiently(self.announced)
+            await patiently(self.announced)
             ctx.ready()
             while True:
                 await asyncio.sleep(presence.EVERY)
-                await _patiently(self.announced)
+                await patiently(self.announced)
         finally:
             with_store = asyncio.ensure_future(self._withdrawn())
             await asyncio.shield(with_store)
@@ -288,19 +286,6 @@ class Tree:
         if why is not None:
             logger.error("this worker does not serve {} now: {}", host.entry.name, why)
         self._changed()
-
-
-async def _patiently(call: Callable[[], Awaitable[T]]) -> T:
-    """Call until the broker is there: a lost connection is a state, not a failure."""
-    is_told = False
-    while True:
-        try:
-            return await call()
-        except (OutcomeUnknown, BrokerUnreachable) as error:
-            if not is_told:
-                is_told = True
-                logger.warning("waiting for the broker: {}", error)
-            await asyncio.sleep(_AWAY)
 
 
 def _too_late(ending: Ending) -> None:

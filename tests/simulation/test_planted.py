@@ -1,0 +1,19 @@
+"""A simulation that finds nothing proves nothing: each planted bug is found within a thousand seeds."""
+
+import pytest
+
+from tests.simulation.course import broken_by
+from tests.simulation.plan import drawn
+from tests.simulation.planted import BUGS, Bug
+
+SEEDS = 1_000
+
+
+@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)
+def test_a_planted_bug_is_found(bug: Bug) -> None:
+    with bug.planted():
+        for seed in range(SEEDS):
+            if broken := broken_by(drawn(seed)):
+                assert broken[0].startswith(bug.breaks), broken[0]
+                return
+    pytest.fail(f"{SEEDS} seeds did not notice that {bug.name}")

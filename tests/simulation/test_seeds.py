@@ -1,0 +1,60 @@
+"""Thousands of simulated courses, by seed: whatever happens, the invariants of docs/guarantees.md hold."""
+
+import subprocess
+import sys
+
+import attrs
+import pytest
+
+from tests.simulation.course import broken_by, play
+from tests.simulation.plan import Plan, drawn
+from tests.simulation.shrink import command, shrunk
+
+SEEDS = 2_000
+CHUNK = 100
+
+
+def check(seeds: range) -> None:
+    """Fail with the smallest broken course of the first seed that breaks something, and how to play it again."""
+    for seed in seeds:
+        plan = drawn(seed)
+        broken = broken_by(plan)
+        if broken:
+            small = shrunk(plan, lambda candidate: bool(broken_by(candidate)))
+            told = "\n".join(broken_by(small) or broken)
+            pytest.fail(f"seed {seed} breaks\n{told}\nplay it again with\n  {command(small)}", pytrace=False)
+
+
+@pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
+def test_every_invariant_holds_whatever_happens(first: int) -> None:
+    check(range(first, first + CHUNK))
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("first", range(SEEDS, 50_000, 1_000))
+def test_every_invariant_holds_for_many_more_seeds(first: int) -> None:
+    check(range(first, first + 1_000))
+
+
+@pytest.mark.parametrize("seed", [3, 7, 11, 27, 261, 412])
+def test_a_plan_takes_the_same_course_in_every_process(seed: int) -> None:
+    told = "from tests.simulation import course, plan; print(course.play(plan.drawn({})).starts)"
+    there = subprocess.run([sys.executable, "-c", told.format(seed)], capture_output=True, text=True, check=True)
+    assert there.stdout.strip() == str(play(drawn(seed)).starts)
+
+
+def test_a_broken_course_is_shrunk_to_what_breaks_it() -> None:
+    whole = drawn(27)
+    assert len(whole.troubles) > 3
+    culprit = whole.troubles[1]
+    small = shrunk(whole, lambda plan: culprit in plan.troubles and plan.tasks > 2)
+    assert small == attrs.evolve(whole, troubles=(culprit,), tasks=3, lost=0.0, delay=0.0)
+    assert command(small).startswith("python -m tests.simulation 27 --troubles 1 --tasks 3")
+
+
+def test_the_command_of_a_course_plays_it() -> None:
+    plan = Plan(21, 2, drawn(21).troubles[:1], lost=0.0, delay=0.0)
+    done = subprocess.run(
+        [sys.executable, *command(plan).split()[1:]], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "nothing was broken")
