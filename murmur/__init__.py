@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from murmur.policy import Redelivery as Redelivery
     from murmur.runtime.handle import Handle as Handle
     from murmur.runtime.runtime import AgentRuntime as AgentRuntime
+    from murmur.stores.redis_idempotency import RedisIdempotency as RedisIdempotency
+    from murmur.stores.sqlite_idempotency import SqliteIdempotency as SqliteIdempotency
     from murmur.task import AgentResult as AgentResult
     from murmur.task import TaskSpec as TaskSpec
     from murmur.worker import Worker as Worker
@@ -33,8 +35,10 @@ _WHERE = {
     "Intensity": "murmur.policy",
     "MurmurError": "murmur.errors",
     "Redelivery": "murmur.policy",
+    "RedisIdempotency": "murmur.stores.redis_idempotency",
     "Reject": "murmur.errors",
     "Remote": "murmur.actor",
+    "SqliteIdempotency": "murmur.stores.sqlite_idempotency",
     "TaskSpec": "murmur.task",
     "Worker": "murmur.worker",
 }

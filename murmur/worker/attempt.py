@@ -10,19 +10,26 @@ import enum
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Final
+
+from msgspec import json
 
 from murmur.actor import Actor
 from murmur.codec import Misfit
 from murmur.context import Context
-from murmur.envelope import TaskMessage
-from murmur.errors import InputError, OutputError, TaskTimeout
+from murmur.envelope import TaskMessage, digest
+from murmur.errors import IdempotencyConflict, InputError, OutputError, TaskTimeout
+from murmur.idempotency import Conflict, Duplicate, Run, Token
 from murmur.patience import patiently
 from murmur.publisher import Parent, Publisher
 from murmur.store import Claim
 from murmur.task_queue import TaskQueue, Work
+from murmur.worker.guard import Guard, Idempotency
 from murmur.worker.host import Host
 from murmur.worker.slots import Slots
+
+_LOOK: Final = 0.25  # seconds, doubled with each look at work that somebody else does
+_UNASKED: Final = 1.0  # seconds until a hook that did not answer is asked again
 
 
 class Stop(enum.Enum):
@@ -52,6 +59,15 @@ class Raised:
         self.instance = instance
 
 
+class Deferred:
+    """Nothing ran: the work under its idempotency key is somebody else's now, or nobody could be asked whose it is."""
+
+    __slots__ = ("delay",)
+
+    def __init__(self, delay: float) -> None:
+        self.delay = delay  # seconds until it is worth another look
+
+
 class Stopped:
     """The worker ended it."""
 
@@ -62,7 +78,7 @@ class Stopped:
         self.instance = instance
 
 
-End = Output | Raised | Stopped
+End = Output | Raised | Stopped | Deferred
 
 
 class StrayCancellation(RuntimeError):
@@ -78,6 +94,8 @@ class Attempt:
     __slots__ = (
         "_clock_left",
         "_clock_since",
+        "_guard",
+        "_idempotency",
         "_queue",
         "_slots",
         "_timer",
@@ -89,7 +107,9 @@ class Attempt:
         "work",
     )
 
-    def __init__(self, work: Work, host: Host, *, queue: TaskQueue, slots: Slots) -> None:
+    def __init__(
+        self, work: Work, host: Host, *, queue: TaskQueue, slots: Slots, idempotency: Idempotency | None = None
+    ) -> None:
         self.work = work
         self.host = host
         self.task: asyncio.Task[None] | None = None
@@ -97,6 +117,8 @@ class Attempt:
         self.began = time.perf_counter()
         self._queue = queue
         self._slots = slots
+        self._idempotency = idempotency
+        self._guard: Guard | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._clock_left: float | None = None
         self._clock_since = 0.0
@@ -136,14 +158,28 @@ class Attempt:
         try:
             value = self._input()
             instance = await self.host.instance()
-            instance.context = self._context(publisher)
+            key = self.message.idempotency_key or instance.idempotency_key(value) or self.claim.task_id
+            if self._idempotency is not None and (known := await self._claimed(self._idempotency, key)) is not None:
+                self.host.give_back(instance)
+                return known
+            instance.context = self._context(publisher, key)
             self._start_clock(self.message.timeout if self.message.timeout is not None else self.host.actor.timeout)
             output = await instance.receive(value)
             self._stop_clock()
             body = self._encoded(output)
+            if self._guard is not None:
+                kept = await self._guard.kept(body)
+                self._guard = None
+                if kept is None:
+                    self.host.give_back(instance)
+                    return Deferred(0.0)
+                body = kept
         except BaseException as error:  # noqa: BLE001  user code: everything it raises becomes a value
             self._stop_clock()
-            return self._ended(error, instance)
+            end = self._ended(error, instance)
+            if self._guard is not None:
+                await self._guard.abandon()
+            return end
         if self.stop_reason is not None and self.stop_reason is not Stop.DRAIN:
             return Stopped(self.stop_reason, instance)  # it swallowed the cancel: its time was over all the same
         self.host.give_back(instance)
@@ -193,7 +229,24 @@ class Attempt:
             error = StrayCancellation()
         return Raised(error, instance)
 
-    def _context(self, publisher: Publisher) -> Context:
+    async def _claimed(self, idempotency: Idempotency, key: str) -> Output | Deferred | None:
+        """Claim the work under its key; return how the attempt ends at once, None if user code is to run."""
+        agent = self.message.agent
+        self._guard = idempotency.guard(agent, key, Token(self.claim.task_id, self.claim.token))
+        claimed = await self._guard.claim(_digest_of(self.message))
+        if isinstance(claimed, Run):
+            self._guard.hold()
+            return None
+        self._guard = None
+        if isinstance(claimed, Duplicate):
+            return Output(claimed.output)
+        if isinstance(claimed, Conflict):
+            raise IdempotencyConflict(agent, key)
+        if claimed is None:
+            return Deferred(_UNASKED)
+        return Deferred(min(claimed.retry_after, _LOOK * 2 ** min(self.claim.attempts, 7)))
+
+    def _context(self, publisher: Publisher, key: str) -> Context:
         message = self.message
         return Context(
             task_id=message.task_id,
@@ -202,7 +255,7 @@ class Attempt:
             attempt=self.claim.attempts,
             token=self.claim.token,
             deadline=message.deadline,
-            idempotency_key=message.idempotency_key or message.task_id,
+            idempotency_key=key,
             headers=message.headers,
             journal=self,
             publisher=publisher,
@@ -221,6 +274,11 @@ class Attempt:
             self._timer.cancel()
             self._timer = None
             self._clock_left -= asyncio.get_running_loop().time() - self._clock_since
+
+
+def _digest_of(message: TaskMessage) -> str:
+    """Return what tells one input from another, however its JSON is written."""
+    return digest(json.encode(json.decode(message.input), order="sorted"))
 
 
 def timed_out(attempt: Attempt) -> TaskTimeout:

@@ -21,8 +21,9 @@ from murmur.policy import Directive, default_directive
 from murmur.publisher import Publisher
 from murmur.store import Claim
 from murmur.task_queue import Ending, Release, TaskQueue, Work
-from murmur.worker.attempt import Attempt, Output, Raised, Stop, Stopped, timed_out
+from murmur.worker.attempt import Attempt, Deferred, Output, Raised, Stop, Stopped, timed_out
 from murmur.worker.endings import Endings
+from murmur.worker.guard import Idempotency
 from murmur.worker.hooks import Hooks, call
 from murmur.worker.host import Host
 from murmur.worker.settler import Settler
@@ -43,6 +44,7 @@ class Crew:
     endings: Endings
     hooks: Hooks
     publisher: Publisher
+    idempotency: Idempotency | None = None
     hosts: dict[str, Host] = field(factory=dict)
     running: dict[str, Attempt] = field(factory=dict)
     escalated: asyncio.Event = field(factory=asyncio.Event)
@@ -60,7 +62,7 @@ class Crew:
     def begin(self, work: Work) -> None:
         """Start an attempt at a granted task."""
         host = self.hosts[work.message.agent]
-        attempt = Attempt(work, host, queue=self.queue, slots=self.slots)
+        attempt = Attempt(work, host, queue=self.queue, slots=self.slots, idempotency=self.idempotency)
         host.running += 1
         self.running[work.message.task_id] = attempt
         has_slot = self.slots.try_enter()
@@ -134,6 +136,8 @@ class Crew:
         end = await attempt.run(self.publisher)
         if isinstance(end, Output):
             await self._completed(attempt, end)
+        elif isinstance(end, Deferred):
+            self.settler.settle(Release(claim, end.delay))
         elif isinstance(end, Raised):
             await self._raised(attempt, end.error, end.instance)
         else:

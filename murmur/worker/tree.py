@@ -24,6 +24,7 @@ from loguru import logger
 
 from murmur import presence
 from murmur.errors import BrokerUnreachable, OutcomeUnknown
+from murmur.idempotency import IdempotencyHook
 from murmur.patience import patiently
 from murmur.policy import Redelivery
 from murmur.presence import Presence
@@ -34,6 +35,7 @@ from murmur.task_queue import Ending, Release, TaskQueue, Work
 from murmur.transport import Delivery
 from murmur.worker.crew import Crew
 from murmur.worker.endings import Endings
+from murmur.worker.guard import Idempotency
 from murmur.worker.hooks import Hooks
 from murmur.worker.host import Host
 from murmur.worker.settler import Settler
@@ -63,6 +65,7 @@ class Tree:
         lease: float | None,
         hooks: Hooks,
         max_deliveries: int | None,
+        idempotency: IdempotencyHook | None = None,
     ) -> None:
         self.queue = queue
         self.publisher = publisher
@@ -78,7 +81,13 @@ class Tree:
         self._receiving: asyncio.Task[Any] | None = None
         self._settler = Settler(queue, on_stale=_too_late, on_delayed=self._sweep_soon.set)
         self.crew = Crew(
-            queue, Slots(concurrency, on_free=self._room.set), self._settler, Endings(worker_id), hooks, publisher
+            queue,
+            Slots(concurrency, on_free=self._room.set),
+            self._settler,
+            Endings(worker_id),
+            hooks,
+            publisher,
+            Idempotency(idempotency, queue.topics.namespace, lease) if idempotency is not None else None,
         )
 
     def add(self, entry: AgentEntry) -> None:

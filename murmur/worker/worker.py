@@ -20,6 +20,7 @@ from loguru import logger
 
 from murmur import wiring
 from murmur.errors import BadSetting, WrongForm
+from murmur.idempotency import IdempotencyHook
 from murmur.names import Topics
 from murmur.publisher import Publisher
 from murmur.registry import AnyActor, Registry, agents_by_name, entry_of
@@ -49,6 +50,7 @@ class Worker:
         consumer_id: str | None = None,
         reclaim_min_idle_ms: int | None = 30_000,
         store: str | Store | None = None,
+        idempotency: IdempotencyHook | None = None,
         max_deliveries: int | None = None,
         drain: float = 60.0,
     ) -> None:
@@ -68,6 +70,11 @@ class Worker:
         self._registry = registry
         self._lease = reclaim_min_idle_ms / 1000 if reclaim_min_idle_ms else None
         self._max_deliveries = max_deliveries
+        if idempotency is not None and not callable(getattr(idempotency, "claim", None)):
+            raise BadSetting(
+                name="idempotency", value=repr(idempotency), expected="a hook such as SqliteIdempotency(path), or None"
+            )
+        self._idempotency = idempotency
         self._drain = drain
         self._store = store if store is not None else getattr(runtime, "store", None)
         self._retention: float = getattr(runtime, "retention", 86_400.0)
@@ -95,6 +102,7 @@ class Worker:
         worker._registry = registry
         worker._lease = lease
         worker._max_deliveries = None
+        worker._idempotency = None
         worker._drain = 0.0
         worker._given = (queue, publisher)
         worker._tree = worker._life = worker._is_up = None
@@ -182,6 +190,8 @@ class Worker:
             try:
                 await tree.live(is_up, until=self._stopping, drain=lambda: self._drain)
             finally:
+                if self._idempotency is not None:
+                    await self._idempotency.close()
                 if self._given is None:
                     await tree.publisher.aclose()
                     await tree.queue.close(grace=_SETTLE_WITHIN)
@@ -221,6 +231,7 @@ class Worker:
             lease=self._lease,
             hooks=self.hooks,
             max_deliveries=self._max_deliveries,
+            idempotency=self._idempotency,
         )
         for name, actor in self._agents.items():
             tree.add(attrs.evolve(entry_of(actor), name=name))

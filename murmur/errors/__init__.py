@@ -1,0 +1,82 @@
+"""Every error murmur raises or answers with, each with a stable code and what to do about it.
+
+Errors are plain data, so they survive a process boundary, and sentences: what happened,
+with which values, what to do. Codes: E1xx set-up and connections, E2xx publishing,
+E3xx how a task ended, E4xx delivery, E5xx workers.
+"""
+
+from murmur.errors.base import (
+    MurmurError,
+)
+from murmur.errors.delivery import (
+    ActorBroken,
+    BadEnvelope,
+    LeaseLost,
+    OutcomeUnknown,
+    UnsupportedVersion,
+)
+from murmur.errors.publishing import (
+    BadAgentName,
+    BadTaskId,
+    BatchConflict,
+    DuplicateTaskId,
+    GaveUp,
+    IdempotencyConflict,
+    InputError,
+    NoWorkers,
+    PayloadTooLarge,
+    SpawnError,
+    SpawnLimit,
+    UnknownAgent,
+    WrongForm,
+)
+from murmur.errors.results import (
+    OutputError,
+    Reject,
+    TaskCancelled,
+    TaskExpired,
+    TaskFailed,
+    TaskLost,
+    TaskTimeout,
+)
+from murmur.errors.setup import (
+    BadSetting,
+    BadURL,
+    BrokerRefused,
+    BrokerUnreachable,
+    MissingExtra,
+)
+
+__all__ = [
+    "ActorBroken",
+    "BadAgentName",
+    "BadEnvelope",
+    "BadSetting",
+    "BadTaskId",
+    "BadURL",
+    "BatchConflict",
+    "BrokerRefused",
+    "BrokerUnreachable",
+    "DuplicateTaskId",
+    "GaveUp",
+    "IdempotencyConflict",
+    "InputError",
+    "LeaseLost",
+    "MissingExtra",
+    "MurmurError",
+    "NoWorkers",
+    "OutcomeUnknown",
+    "OutputError",
+    "PayloadTooLarge",
+    "Reject",
+    "SpawnError",
+    "SpawnLimit",
+    "TaskCancelled",
+    "TaskExpired",
+    "TaskFailed",
+    "TaskLost",
+    "TaskTimeout",
+    "UnknownAgent",
+    "UnsupportedVersion",
+    "WrongForm",
+]
