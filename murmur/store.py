@@ -210,6 +210,9 @@ class Store(Protocol):
     async def dead_letters(self, agent: str, *, limit: int = 100) -> Sequence[bytes]:
         """Return the newest encoded dead letters of an agent, newest first."""
 
+    async def forget_letters(self, agent: str, letters: Sequence[bytes]) -> int:
+        """Forget dead letters, given as `dead_letters` returned them; return how many there were."""
+
     async def record(self, claim: Claim, name: str, value: bytes) -> bytes:
         """Journal a step of a task once and return what stands there: `value`, or what an earlier attempt wrote.
         Raises `LeaseLost` under an old token."""

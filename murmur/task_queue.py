@@ -187,6 +187,17 @@ class TaskQueue:
             letters.sort(key=lambda raw: decode_letter(raw).dead_at, reverse=True)
         return letters[:limit]
 
+    async def forget_letters(self, agent: str, letters: Sequence[bytes]) -> int:
+        """Forget dead letters, given as `dead_letters` returned them; return how many there were."""
+        found = await self.store.forget_letters(agent, letters)
+        if not self.store.moves_messages:
+            gone = set(letters)
+            there = await self.store.listed(f"{_QUARANTINE}{agent}:")
+            keys = [key for key, letter in there.items() if letter in gone]
+            await self.store.delete(keys)
+            found += len(keys)
+        return found
+
     def lost(self) -> AsyncIterator[Delivery]:
         """Yield deliveries that are no longer ours. See `Transport.lost`."""
         return self.transport.lost()

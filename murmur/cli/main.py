@@ -68,12 +68,12 @@ def _run(arguments: list[str]) -> int:
         error.show()
         return 2
     except Exception as error:
-        from murmur.errors import BadSetting, BadURL, MurmurError, UnknownAgent  # noqa: PLC0415  --help needs none
+        from murmur.errors import BadAgentName, BadSetting, BadURL, MurmurError, UnknownAgent  # noqa: PLC0415  --help needs none
 
         if "--tb" in arguments or not isinstance(error, MurmurError):
             raise
         click.echo(f"{error.code} {error}", err=True)
-        return 2 if isinstance(error, BadURL | BadSetting | UnknownAgent) else 1
+        return 2 if isinstance(error, BadAgentName | BadURL | BadSetting | UnknownAgent) else 1
 
 
 if __name__ == "__main__":

@@ -118,6 +118,11 @@ class MemoryStore:
         await self._running()
         return self.tables.dead_letters(agent, limit)
 
+    async def forget_letters(self, agent: str, letters: Sequence[bytes]) -> int:
+        """Forget dead letters."""
+        await self._running()
+        return self.tables.forget_letters(agent, letters)
+
     async def record(self, claim: Claim, name: str, value: bytes) -> bytes:
         """Journal a step once. Raises `LeaseLost`."""
         await self._running()

@@ -46,6 +46,14 @@ class MemoryTables(Rows):
         with self._lock:
             return list(reversed(self._letters.get(agent, ())))[:limit]
 
+    def forget_letters(self, agent: str, letters: Sequence[bytes]) -> int:
+        """Forget letters; return how many there were."""
+        with self._lock:
+            kept, gone = self._letters.get(agent, deque()), set(letters)
+            there = len(kept)
+            self._letters[agent] = deque((one for one in kept if one not in gone), maxlen=MEMORY_LETTERS_KEPT)
+            return there - len(self._letters[agent])
+
     def record(self, claim: Claim, name: str, value: bytes) -> bytes:
         """Journal a step unless it stands there already."""
         with self._lock:

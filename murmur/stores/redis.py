@@ -183,6 +183,19 @@ class RedisStore:
         reply = await self._link.ask("XREVRANGE", topic, "+", "-", "COUNT", limit, is_repeatable=True)
         return [unpacked(values)[1] for _, values in cast(list[tuple[bytes, list[bytes]]], reply)]
 
+    async def forget_letters(self, agent: str, letters: Sequence[bytes]) -> int:
+        """Delete letters from the dead topic."""
+        topic, gone, last, found = self._keys.topics.dead(agent), set(letters), b"+", 0
+        while True:
+            reply = await self._link.ask("XREVRANGE", topic, last, "-", "COUNT", CHUNK, is_repeatable=True)
+            entries = cast(list[tuple[bytes, list[bytes]]], reply)
+            ids = [entry_id for entry_id, values in entries if unpacked(values)[1] in gone]
+            if ids:
+                found += cast(int, await self._link.ask("XDEL", topic, *ids, is_repeatable=True))
+            if len(entries) < CHUNK:
+                return found
+            last = b"(" + entries[-1][0]
+
     async def record(self, claim: Claim, name: str, value: bytes) -> bytes:
         """Journal a step once. Raises `LeaseLost`."""
         keys, ref = self._keys, hold_of(claim.delivery).ref

@@ -125,6 +125,10 @@ class SqliteStore:
         """Return the newest dead letters."""
         return await self._do("dead_letters", lambda tables: tables.dead_letters(agent, limit))
 
+    async def forget_letters(self, agent: str, letters: Sequence[bytes]) -> int:
+        """Forget dead letters."""
+        return await self._do("forget_letters", lambda tables: tables.forget_letters(agent, letters))
+
     async def record(self, claim: Claim, name: str, value: bytes) -> bytes:
         """Journal a step once. Raises `LeaseLost`."""
         return await self._do("record", lambda tables: tables.record(claim, name, value))

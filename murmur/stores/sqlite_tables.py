@@ -98,6 +98,11 @@ class SqliteTables(Rows):
         asked = "SELECT letter FROM letters WHERE agent = ? ORDER BY number DESC LIMIT ?"
         return [letter for (letter,) in self._sql.execute(asked, (self._space + agent, limit))]
 
+    def forget_letters(self, agent: str, letters: Sequence[bytes]) -> int:
+        """Forget letters; return how many there were."""
+        gone = [(self._space + agent, letter) for letter in letters]
+        return self._sql.executemany("DELETE FROM letters WHERE agent = ? AND letter = ?", gone).rowcount
+
     def record(self, claim: Claim, name: str, value: bytes) -> bytes:
         """Journal a step unless it stands there already."""
         self._held(claim)

@@ -227,6 +227,18 @@ class EndingContract:
         assert list(await worker.store.dead_letters(harness.agent, limit=3)) == newest
         assert list(await worker.store.dead_letters("somebody_else")) == []
 
+    async def test_letters_are_forgotten_as_they_were_told_and_no_others(self, harness: StoreHarness) -> None:
+        worker, ids = await harness.party("w"), harness.ids(6)
+        await worker.admit(*ids)
+        for number, claim in enumerate(await worker.claim(*ids)):
+            await worker.bury(claim, f'{{"reason":"{number}"}}'.encode())
+        letters = list(await worker.store.dead_letters(harness.agent))
+        gone = [letters[1], letters[4], b'{"reason":"unknown"}']
+        assert await worker.store.forget_letters(harness.agent, gone) == 2
+        assert list(await worker.store.dead_letters(harness.agent)) == [letters[at] for at in (0, 2, 3, 5)]
+        assert await worker.store.forget_letters(harness.agent, gone) == 0
+        assert await worker.store.forget_letters("somebody_else", letters) == 0
+
     async def test_a_queued_task_is_cancelled_and_never_starts(self, harness: StoreHarness) -> None:
         party, (task_id,) = await harness.party("p"), harness.ids(1)
         await party.admit(task_id)
