@@ -11,6 +11,7 @@ from attrs import field, frozen
 
 from murmur.errors import BadURL
 from murmur.nearest import nearest
+from murmur.redaction import protect
 
 SCHEMES: Final = ("redis", "rediss", "unix", "nats", "tls", "kafka", "kafka+ssl", "amqp", "amqps", "memory", "sqlite")
 _PORTS: Final = {
@@ -53,13 +54,16 @@ class BrokerURL:
         path, _, query = tail.partition("?")
         if not slash and "?" in addresses:
             addresses, _, query = addresses.partition("?")
+        given = dict(parse_qsl(query))
+        for secret in (password, unquote(password), *(value for name, value in given.items() if _is_secret(name))):
+            protect(secret)
         return cls(
             scheme=scheme,
             hosts=tuple(_host(text, scheme, address) for address in addresses.split(",") if address),
             path=slash + path,
             username=unquote(user) or None,
             password=unquote(password) or None,
-            options=dict(parse_qsl(query)),
+            options=given,
             raw=text,
         )
 

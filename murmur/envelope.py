@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from murmur.errors import BadEnvelope, UnsupportedVersion
-from murmur.limits import MAX_ENVELOPE, MAX_JSON_DEPTH
+from murmur.limits import MAX_DEPTH, MAX_ENVELOPE, MAX_HEADERS, MAX_JSON_DEPTH, MAX_NAME, MAX_SECONDS
 
 VERSION: Final = 1
 CONTENT_TYPE: Final = "application/json"
@@ -115,11 +115,13 @@ def decode_task(body: bytes) -> TaskMessage:
         raise _refusal(body, error) from None
     if message.v != VERSION:
         raise _version(message.v)
+    _check_fields(message)
     return message
 
 
 def decode_result(body: bytes) -> ResultMessage:
-    """Return the ResultMessage in `body`. Raises `BadEnvelope`, `UnsupportedVersion`."""
+    """Return the ResultMessage in `body`, its limits checked. Raises `BadEnvelope`, `UnsupportedVersion`."""
+    check_json(body)
     try:
         message = _results.decode(body)
     except (msgspec.DecodeError, RecursionError) as error:
@@ -139,8 +141,7 @@ def decode_letter(body: bytes) -> DeadLetter:
 
 def check_json(body: bytes) -> None:
     """Raise `BadEnvelope` for bytes that are too many, not UTF-8, or nested too deep to be handled safely."""
-    if len(body) > MAX_ENVELOPE:
-        raise BadEnvelope(problem=f"{len(body):,} bytes, at most {MAX_ENVELOPE:,} are allowed")
+    check_size(body)
     try:
         text = body.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -151,9 +152,30 @@ def check_json(body: bytes) -> None:
         raise BadEnvelope(problem=f"nested deeper than {MAX_JSON_DEPTH}")
 
 
+def check_size(body: bytes) -> None:
+    """Raise `BadEnvelope` for more bytes than an envelope may have."""
+    if len(body) > MAX_ENVELOPE:
+        raise BadEnvelope(problem=f"{len(body):,} bytes, at most {MAX_ENVELOPE:,} are allowed")
+
+
 def digest(output: bytes) -> str:
     """Return the SHA-256 of a result's output bytes, hexadecimal."""
     return hashlib.sha256(output).hexdigest()
+
+
+def _check_fields(message: TaskMessage) -> None:
+    """Raise `BadEnvelope` for values that no publisher of ours sends and that could hurt a worker."""
+    for name, seconds in (("timeout", message.timeout), ("deadline", message.deadline), ("sent_at", message.sent_at)):
+        if seconds is not None and not 0 <= seconds < MAX_SECONDS:
+            raise BadEnvelope(problem=f"{name} is {seconds:g}, expected seconds from 0 to {MAX_SECONDS:,}")
+    if not 0 <= message.depth <= MAX_DEPTH:
+        raise BadEnvelope(problem=f"depth is {message.depth}, expected 0 to {MAX_DEPTH}")
+    for name in ("batch_id", "key", "reply_to", "idempotency_key", "parent_id", "root_id", "budget_id"):
+        text = getattr(message, name)
+        if text is not None and len(text) > MAX_NAME:
+            raise BadEnvelope(problem=f"{name} has {len(text):,} characters, at most {MAX_NAME:,} are allowed")
+    if message.headers and sum(map(len, (*message.headers, *message.headers.values()))) > MAX_HEADERS:
+        raise BadEnvelope(problem=f"its headers have more than {MAX_HEADERS:,} characters")
 
 
 def _depth(text: str) -> int:

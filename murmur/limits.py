@@ -9,6 +9,9 @@ from typing import Final
 MAX_ENVELOPE: Final = 1024 * 1024  # bytes of one encoded TaskMessage or ResultMessage
 MAX_JSON_DEPTH: Final = 64  # arrays and objects inside one another
 MAX_TASK_ID: Final = 200  # characters
+MAX_NAME: Final = 1_000  # characters of a batch id, reply address, idempotency key or other name in an envelope
+MAX_HEADERS: Final = 16_384  # characters of all headers of a task
+MAX_SECONDS: Final = 10**11  # of any time or duration in an envelope: the year 5138
 MAX_AGENT_NAME: Final = 63  # characters
 MAX_ERROR_TEXT: Final = 4_000  # characters of an error that travels in a result or a dead letter
 MAX_ERRORS_KEPT: Final = 3  # last errors that a row and a dead letter remember

@@ -61,6 +61,10 @@ class Topics:
         """The reply inbox of one publisher: what it writes into `reply_to`."""
         return f"{self.prefix}inbox.{runtime_id}"
 
+    def is_inbox(self, topic: str) -> bool:
+        """Whether a topic is a publisher's inbox in this namespace: nothing else may be written into `reply_to`."""
+        return topic.startswith(f"{self.prefix}inbox.")
+
     def agent_of(self, topic: str) -> str:
         """Return the agent of a `tasks`, `results` or `dead` topic of this namespace."""
         return topic.removeprefix(self.prefix).rpartition(".")[0]

@@ -13,12 +13,16 @@ from typing import Any
 
 from loguru import logger
 from msgspec import Struct
+from msgspec.structs import replace
 
 from murmur.envelope import (
     DeadLetter,
+    ResultMessage,
     TaskMessage,
     check_json,
+    check_size,
     decode_letter,
+    decode_result,
     decode_task,
     digest,
     encode,
@@ -26,6 +30,7 @@ from murmur.envelope import (
 from murmur.errors import BadEnvelope, BadTaskId
 from murmur.ids import check_task_id
 from murmur.names import Topics
+from murmur.signing import HEADER, TASK, Seal
 from murmur.store import (
     Admission,
     Burial,
@@ -68,7 +73,8 @@ Ending = Completion | Failure | Release | Burial
 class TaskQueue:
     """Tasks of one namespace between publishers and workers."""
 
-    def __init__(self, transport: Transport, store: Store, topics: Topics) -> None:
+    def __init__(self, transport: Transport, store: Store, topics: Topics, seal: Seal | None = None) -> None:
+        self._seal = seal
         self.transport = transport
         self.store = store
         self.topics = topics
@@ -99,6 +105,8 @@ class TaskQueue:
 
     async def submit(self, tasks: Sequence[NewTask]) -> Sequence[Admission | Refusal]:
         """Admit tasks and put their messages into the mailboxes; one answer each, in order."""
+        if self._seal is not None:
+            tasks = [self._signed(task, self._seal) for task in tasks]
         admissions = await self.store.admit(tasks)
         if self.store.moves_messages:
             return admissions
@@ -118,8 +126,14 @@ class TaskQueue:
         """Return encoded ResultMessages that came into an inbox, as soon as there is one."""
         return await self.transport.receive("", {inbox: _INBOX_READ}, credit=_INBOX_READ, wait=wait)
 
+    def result(self, body: bytes) -> ResultMessage:
+        """Return the ResultMessage that came to an inbox, or stands in a row. Raises `BadEnvelope`, `BadSignature`."""
+        return decode_result(body if self._seal is None else self._seal.opened(body))
+
     async def cancel(self, results: Mapping[str, bytes]) -> Mapping[str, State]:
         """End tasks that have not ended; their publishers get the given results. See `Store.cancel`."""
+        if self._seal is not None:
+            results = {task_id: self._seal.sealed(result) for task_id, result in results.items()}
         return await self.store.cancel(results)
 
     async def is_empty(self, agent: str) -> bool:
@@ -166,6 +180,8 @@ class TaskQueue:
 
     async def settle(self, endings: Sequence[Ending]) -> Sequence[Written]:
         """Write how attempts ended, then ring and settle; one answer each, in order. May be repeated as a whole."""
+        if self._seal is not None:
+            endings = [_sealed(ending, self._seal) for ending in endings]
         groups: dict[type, list[int]] = {}
         for at, ending in enumerate(endings):
             groups.setdefault(type(ending), []).append(at)
@@ -288,15 +304,23 @@ class TaskQueue:
     # -- what is no envelope ----------------------------------------------------------------------
 
     def _opened(self, delivery: Delivery) -> TaskMessage:
+        check_size(delivery.body)
+        if self._seal is not None:
+            self._seal.check(TASK, delivery.topic, delivery.body, delivery.headers.get(HEADER))
         message = decode_task(delivery.body)
         agent = self.topics.agent_of(delivery.topic)
         if message.agent != agent:
             raise BadEnvelope(problem=f"it is addressed to {message.agent!r} but came on the topic of {agent!r}")
+        if message.reply_to is not None and not self.topics.is_inbox(message.reply_to):
+            raise BadEnvelope(problem=f"its reply_to {message.reply_to!r} is no inbox of this namespace")
         try:
             check_task_id(message.task_id)
         except BadTaskId as error:
             raise BadEnvelope(problem=str(error)) from None
         return message
+
+    def _signed(self, task: NewTask, seal: Seal) -> NewTask:
+        return replace(task, headers={**task.headers, HEADER: seal.signature(TASK, task.topic, task.body)})
 
     async def _quarantine(self, delivery: Delivery, error: BadEnvelope) -> None:
         """Move bytes nobody can run to the dead letters, as they were, and go on."""
@@ -326,6 +350,12 @@ async def _known(settle: Callable[[], Awaitable[Sequence[Settled]]]) -> bool:
         await asyncio.sleep(_AGAIN)
         answers = await settle()
     return all(one.ok for one in answers)
+
+
+def _sealed(ending: Ending, seal: Seal) -> Ending:
+    if isinstance(ending, Completion | Burial):
+        return replace(ending, result=seal.sealed(ending.result))
+    return ending
 
 
 def _request(delivery: Delivery, message: TaskMessage) -> GrantRequest:

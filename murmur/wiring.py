@@ -5,11 +5,13 @@ broker client, and no room imports another one outside its wall.
 """
 
 import importlib
+from pathlib import Path
 from typing import Any, Final
 
 from murmur.broker_url import BrokerURL
 from murmur.errors import BadURL, MissingExtra
 from murmur.names import Topics
+from murmur.signing import read_keys
 from murmur.store import Store
 from murmur.task_queue import TaskQueue
 from murmur.transport import Transport
@@ -38,6 +40,7 @@ def connect(
     consumer_id: str,
     lease: float | None,
     retention: float,
+    signing_keys: str | Path | None = None,
 ) -> TaskQueue:
     """Return the task queue of a broker, and a store beside it; nothing is connected yet.
 
@@ -48,8 +51,10 @@ def connect(
         consumer_id: this process's stable name on the broker.
         lease: seconds a task stays ours without renewal; None: for ever.
         retention: seconds results, rows and keys are kept.
-    Raises: BadURL, MissingExtra.
+        signing_keys: a key file, see `murmur.signing`; None: nothing is signed, and no signature looked at.
+    Raises: BadURL, MissingExtra, BadSetting.
     """
+    seal = None if signing_keys is None else read_keys(signing_keys)
     transport = (
         _transport(broker, consumer_id=consumer_id, namespace=namespace, lease=lease)
         if isinstance(broker, str)
@@ -57,7 +62,7 @@ def connect(
     )
     if store is None or isinstance(store, str):
         store = _store(_store_url(broker, store), namespace=namespace, retention=retention, mailbox=transport)
-    return TaskQueue(transport, store, Topics(namespace))
+    return TaskQueue(transport, store, Topics(namespace), seal)
 
 
 def publisher_over(queue: TaskQueue, **settings: Any) -> Any:

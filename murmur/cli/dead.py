@@ -188,6 +188,7 @@ def _with_queue(options: dict[str, Any], work: "Callable[[TaskQueue], Awaitable[
             consumer_id="murmur-dead",
             lease=None,
             retention=86_400.0,
+            signing_keys=options["signing_keys"],
         )
         await queue.open(owner="murmur-dead", lease=None)
         try:

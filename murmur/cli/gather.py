@@ -54,11 +54,12 @@ def command(
     async def gather() -> int:
         from murmur.runtime.runtime import AgentRuntime  # noqa: PLC0415  not before the usage is right
 
-        where = {name: settings.pop(name) for name in ("broker", "store", "namespace")}
-        async with AgentRuntime(where["broker"] or None, store=where["store"], namespace=where["namespace"]) as runtime:
+        where = {name: settings.pop(name) for name in ("broker", "store", "namespace", "signing_keys")}
+        broker = where.pop("broker")
+        async with AgentRuntime(broker or None, **where) as runtime:
             for name in registry.names:
                 runtime.registry.register(registry.resolve(name).actor, name=name)  # type: ignore[arg-type]  # found ones have a class
-            reference = agent_reference(agent, registry.names, broker=where["broker"])
+            reference = agent_reference(agent, registry.names, broker=broker)
             lines = _Lines(source, lambda value: typed_input(runtime.registry, reference, value))
             lines.check()
             stop = _Stop(batch_id)

@@ -67,12 +67,17 @@ def _run(arguments: list[str]) -> int:
     except click.ClickException as error:
         error.show()
         return 2
-    except Exception as error:
-        from murmur.errors import BadAgentName, BadSetting, BadURL, MurmurError, UnknownAgent  # noqa: PLC0415  --help needs none
+    except Exception as error:  # noqa: BLE001  the end of the program: told, and turned into its exit code
+        import traceback  # noqa: PLC0415
+
+        # --help needs none of these
+        from murmur.errors import BadAgentName, BadSetting, BadURL, MurmurError, UnknownAgent  # noqa: PLC0415
+        from murmur.redaction import one_safe_text  # noqa: PLC0415
 
         if "--tb" in arguments or not isinstance(error, MurmurError):
-            raise
-        click.echo(f"{error.code} {error}", err=True)
+            click.echo(one_safe_text("".join(traceback.format_exception(error))), err=True, nl=False)
+        else:
+            click.echo(one_safe_text(f"{error.code} {error}"), err=True)
         return 2 if isinstance(error, BadAgentName | BadURL | BadSetting | UnknownAgent) else 1
 
 

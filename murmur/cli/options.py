@@ -1,12 +1,15 @@
 """Options that several commands share, and the loop they run on."""
 
 import asyncio
+import logging
 import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 import click
 from loguru import logger
+
+from murmur.redaction import redacting
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -27,10 +30,21 @@ def where_agents_are(function: F) -> F:
 
 
 def where_tasks_are(function: F) -> F:
-    """`--broker`, `--store`, `--namespace`."""
+    """`--broker`, `--store`, `--namespace`, `--signing-keys`."""
+    keys = "A key file: messages are signed, and unsigned ones refused."
+    function = option("--signing-keys", type=click.Path(exists=True, dir_okay=False), help=keys)(function)
     function = option("--namespace", default="", help="Put before every topic.")(function)
     function = option("--store", help="Where results and rows are kept, if not beside the broker.")(function)
-    return option("--broker", help="redis://… or memory://…")(function)
+    return option("--broker", help="redis://… or memory://…", callback=_warned_of_argv)(function)
+
+
+def _warned_of_argv(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """Say once that everybody on this host can read the arguments of a command."""
+    typed = context.get_parameter_source(parameter.name or "") is click.core.ParameterSource.COMMANDLINE
+    if value and typed and ":" in value.partition("://")[2].rpartition("@")[0]:
+        told = "the password of --broker stands in the process list; put the URL into MURMUR_BROKER or murmur.toml"
+        click.echo(f"warning: {told}", err=True)
+    return value
 
 
 def on_a_loop(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
@@ -44,9 +58,15 @@ def on_a_loop(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
 
 
 def log_to_stderr(*, as_json: bool) -> None:
-    """Send logs to stderr, one JSON object a line if asked; never with the values of variables."""
+    """Send logs, those of libraries too, to stderr without secrets; one JSON object a line if asked."""
     logger.remove()
-    if as_json:
-        logger.add(sys.stderr, serialize=True, diagnose=False, backtrace=False)
-    else:
-        logger.add(sys.stderr, format="{time:HH:mm:ss} {level: <7} {message}", diagnose=False, backtrace=False)
+    line = "{time:HH:mm:ss} {level: <7} {message}"
+    logger.add(redacting(sys.stderr.write), format=line, serialize=as_json, diagnose=False, backtrace=False)
+    logging.basicConfig(handlers=[_ToLoguru()], level=logging.WARNING, force=True)
+
+
+class _ToLoguru(logging.Handler):
+    """Hands what libraries log to the one place where secrets are taken out."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        logger.opt(exception=record.exc_info).log(record.levelname, "{}: {}", record.name, record.getMessage())

@@ -26,10 +26,11 @@ def command(
     async def run() -> int:
         from murmur.runtime.runtime import AgentRuntime  # noqa: PLC0415  not before the usage is right
 
-        async with AgentRuntime(where["broker"] or None, store=where["store"], namespace=where["namespace"]) as runtime:
+        broker = where.pop("broker")
+        async with AgentRuntime(broker or None, **where) as runtime:
             for name in registry.names:
                 runtime.registry.register(registry.resolve(name).actor, name=name)  # type: ignore[arg-type]  # found ones have a class
-            reference = agent_reference(agent, registry.names, broker=where["broker"])
+            reference = agent_reference(agent, registry.names, broker=broker)
             value = typed_input(runtime.registry, reference, parsed(text))
             result = await runtime.run(reference, value, timeout=timeout)
             if result.error is not None:

@@ -11,6 +11,7 @@ from murmur.errors.base import (
 from murmur.errors.delivery import (
     ActorBroken,
     BadEnvelope,
+    BadSignature,
     LeaseLost,
     OutcomeUnknown,
     UnsupportedVersion,
@@ -52,6 +53,7 @@ __all__ = [
     "BadAgentName",
     "BadEnvelope",
     "BadSetting",
+    "BadSignature",
     "BadTaskId",
     "BadURL",
     "BatchConflict",

@@ -30,6 +30,13 @@ class UnsupportedVersion(BadEnvelope):
 
 
 @define(slots=False)
+class BadSignature(BadEnvelope):
+    """A message is not signed, or not by a key of ours, or was altered since. It is dead-lettered, or left aside."""
+
+    code: ClassVar[str] = "E403"
+
+
+@define(slots=False)
 class LeaseLost(MurmurError):
     """Another worker owns the task, or it ended, while this one was still at it."""
 

@@ -13,7 +13,6 @@ from typing import Final, Protocol
 from loguru import logger
 
 from murmur import presence
-from murmur.envelope import decode_result
 from murmur.errors import BadEnvelope, BrokerUnreachable, OutcomeUnknown, SpawnError
 from murmur.runtime.slots import Slot, cancelled_result, result_of
 from murmur.store import Admission, Row, State
@@ -172,7 +171,7 @@ class Engine:
 
     def _ring(self, body: bytes) -> None:
         try:
-            message = decode_result(body)
+            message = self.queue.result(body)
         except BadEnvelope as error:
             logger.warning("{}: a reply was left aside: {}", error.code, error)
             return
@@ -263,6 +262,9 @@ class Engine:
                     self._outbox.append(slot)
                 elif row.result is not None:
                     self._ring(row.result)
+                    if slot.is_open:  # the truth itself cannot be read: waiting would not mend it
+                        self._drop(slot)
+                        slot.fail(BadEnvelope(problem=f"the stored result of task {slot.task.task_id} is not readable"))
                 elif await self._is_orphaned(slot, row, now):
                     self._outbox.append(slot)
         if self._outbox:

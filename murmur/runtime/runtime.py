@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Coroutine, Iterable
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 
@@ -46,6 +47,7 @@ class AgentRuntime:
     `broker`: a URL (`redis://…`, `memory://name`) or a transport; None: in process, with a private memory broker and an
     embedded worker. `store`: where rows and results are kept, default beside the broker. `retention`: seconds they are
     kept. `no_workers_after`: seconds after which slots end in `NoWorkers` when nobody serves their agent.
+    `signing_keys`: a key file; what is published is signed with it, and only signed results are believed.
     Opens itself on first use; `async with`, or `aclose()`, ends it.
     """
 
@@ -58,6 +60,7 @@ class AgentRuntime:
         namespace: str = "",
         retention: float = 86_400.0,
         no_workers_after: float = 60.0,
+        signing_keys: str | Path | None = None,
     ) -> None:
         for name, value in (("retention", retention), ("no_workers_after", no_workers_after)):
             if not isinstance(value, int | float) or isinstance(value, bool) or value <= 0:
@@ -67,6 +70,7 @@ class AgentRuntime:
         self.runtime_id = check_task_id(runtime_id) if runtime_id is not None else made_id()
         self.namespace = namespace
         self.retention = retention
+        self.signing_keys = signing_keys
         self.registry = Registry()
         self._no_workers_after = no_workers_after
         self._shown = "this process" if broker is None else wiring.shown(broker)
@@ -343,6 +347,7 @@ class AgentRuntime:
             consumer_id=self.runtime_id,
             lease=_EMBEDDED_LEASE if self.broker is None else None,
             retention=self.retention,
+            signing_keys=self.signing_keys,
         )
 
     def _blocking(self, work: Coroutine[Any, Any, T], used: str, instead: str) -> T:

@@ -12,6 +12,7 @@ from murmur.envelope import VERSION, DeadLetter, ErrorNote, ResultMessage, TaskM
 from murmur.errors import PayloadTooLarge, TaskExpired, TaskFailed
 from murmur.limits import MAX_ENVELOPE, MAX_ERROR_TEXT, MAX_ERRORS_KEPT
 from murmur.outcome import Answer, Bury, GiveBack, Retry
+from murmur.redaction import redact
 from murmur.store import Burial, Claim, Completion, Failure, State
 from murmur.task_queue import Ending, Release
 
@@ -114,10 +115,10 @@ class Endings:
 def _described(error: BaseException) -> tuple[str, str]:
     """Return an error's class name and text, bounded; an error that cannot be told still has its name."""
     if isinstance(error, TaskFailed):
-        return error.error_type, error.message
+        return error.error_type, redact(error.message)
     try:
         text = str(error)
     except Exception as broken:  # noqa: BLE001  a user's __str__ may do anything
         text = f"(its text could not be made: {type(broken).__name__})"
-    text = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    text = redact(text.encode("utf-8", "backslashreplace").decode("utf-8"))
     return type(error).__name__, text if len(text) <= MAX_ERROR_TEXT else text[: MAX_ERROR_TEXT - 1] + _CUT

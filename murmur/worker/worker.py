@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 from collections.abc import Awaitable, Iterable, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -24,6 +25,7 @@ from murmur.idempotency import IdempotencyHook
 from murmur.names import Topics
 from murmur.publisher import Publisher
 from murmur.registry import AnyActor, Registry, agents_by_name, entry_of
+from murmur.signing import read_keys
 from murmur.store import Store
 from murmur.task_queue import TaskQueue
 from murmur.transport import Transport
@@ -51,6 +53,7 @@ class Worker:
         reclaim_min_idle_ms: int | None = 30_000,
         store: str | Store | None = None,
         idempotency: IdempotencyHook | None = None,
+        signing_keys: str | Path | None = None,
         max_deliveries: int | None = None,
         drain: float = 60.0,
     ) -> None:
@@ -77,6 +80,9 @@ class Worker:
         self._idempotency = idempotency
         self._drain = drain
         self._store = store if store is not None else getattr(runtime, "store", None)
+        self._signing_keys = signing_keys if signing_keys is not None else getattr(runtime, "signing_keys", None)
+        if self._signing_keys is not None:
+            read_keys(self._signing_keys)  # a bad file is told now, not when the worker starts
         self._retention: float = getattr(runtime, "retention", 86_400.0)
         self._given: tuple[TaskQueue, Publisher] | None = None
         self._tree: Tree | None = None
@@ -215,6 +221,7 @@ class Worker:
                 consumer_id=self.runtime_id,
                 lease=self._lease,
                 retention=self._retention,
+                signing_keys=self._signing_keys,
             )
             publisher = wiring.publisher_over(
                 queue,
