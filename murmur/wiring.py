@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from murmur.broker_url import BrokerURL
-from murmur.errors import BadURL, MissingExtra
+from murmur.doctor import Finding, broken
+from murmur.errors import BadURL, MissingExtra, Unsafe
 from murmur.names import Topics
 from murmur.signing import read_keys
 from murmur.store import Store
@@ -29,6 +30,7 @@ _STORES: Final = {
     "unix": ("murmur.stores.redis", "redis"),
     "sqlite": ("murmur.stores.sqlite", ""),
 }
+_DOCTORS: Final = dict.fromkeys(("redis", "rediss", "unix"), ("murmur.transports.redis_doctor", "redis"))
 _PUBLISHER: Final = "murmur.runtime.runtime"
 
 
@@ -63,6 +65,28 @@ def connect(
     if store is None or isinstance(store, str):
         store = _store(_store_url(broker, store), namespace=namespace, retention=retention, mailbox=transport)
     return TaskQueue(transport, store, Topics(namespace), seal)
+
+
+async def examine(broker: str | Transport, *, namespace: str, settings_only: bool = False) -> list[Finding]:
+    """Return what an adapter's doctor finds. Raises as connecting does; `BadURL` where there is no doctor."""
+    if not isinstance(broker, str):
+        return []
+    scheme = BrokerURL.parse(broker).scheme
+    if scheme not in _DOCTORS:
+        if settings_only:
+            return []
+        raise BadURL(url=shown(broker), problem=f"there is nothing to examine on {scheme}://")
+    examine = _adapter(broker, _DOCTORS).examine
+    found: list[Finding] = await examine(broker, namespace=namespace, settings_only=settings_only)
+    return found
+
+
+async def examined(broker: str | Transport, *, namespace: str, strict: bool) -> list[Finding]:
+    """Return what the broker's settings mean, for whoever is about to start. Raises `Unsafe` if `strict` forbids it."""
+    found = await examine(broker, namespace=namespace, settings_only=True)
+    if strict and (wrong := broken(found)):
+        raise Unsafe(url=shown(broker), findings=tuple(map(str, wrong)))
+    return found
 
 
 def publisher_over(queue: TaskQueue, **settings: Any) -> Any:

@@ -15,7 +15,7 @@ import click
 import msgspec
 
 from murmur.cli.discovery import discover, registry_of
-from murmur.cli.options import log_to_stderr, on_a_loop, option, where_agents_are, where_tasks_are
+from murmur.cli.options import log_to_stderr, on_a_loop, option, strictly, where_agents_are, where_tasks_are
 from murmur.cli.run import agent_reference, typed_input
 from murmur.errors import InputError
 
@@ -34,6 +34,7 @@ from murmur.errors import InputError
 )
 @where_agents_are
 @where_tasks_are
+@strictly
 @click.option("--batch-id", help="Name the batch: the same command again goes on where this one ended.")
 @option("--max-concurrency", default=100, show_default=True, help="Tasks open at once.")
 @option("--timeout", type=float, help="Seconds per task, from publishing to result.")
@@ -54,7 +55,7 @@ def command(
     async def gather() -> int:
         from murmur.runtime.runtime import AgentRuntime  # noqa: PLC0415  not before the usage is right
 
-        where = {name: settings.pop(name) for name in ("broker", "store", "namespace", "signing_keys")}
+        where = {name: settings.pop(name) for name in ("broker", "store", "namespace", "signing_keys", "strict")}
         broker = where.pop("broker")
         async with AgentRuntime(broker or None, **where) as runtime:
             for name in registry.names:

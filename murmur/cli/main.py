@@ -16,7 +16,8 @@ from murmur.cli.config import defaults
 _COMMANDS: Final = {
     "agents": ("murmur.cli.agents", "List the agents that can be found, with what they take and return."),
     "config": ("murmur.cli.config_show", "Show settings and where each comes from."),
-    "dead": ("murmur.cli.dead", "Look at dead letters."),
+    "dead": ("murmur.cli.dead", "Look at dead letters, send their tasks again, or throw them away."),
+    "doctor": ("murmur.cli.doctor", "Examine a broker: what it cannot hold, and what mends it."),
     "gather": ("murmur.cli.gather", "Run many tasks from a JSONL file and write results to one."),
     "run": ("murmur.cli.run", "Run one task and print its output as JSON."),
     "worker": ("murmur.cli.worker", "Serve agents from a broker."),

@@ -38,6 +38,12 @@ def where_tasks_are(function: F) -> F:
     return option("--broker", help="redis://… or memory://…", callback=_warned_of_argv)(function)
 
 
+def strictly(function: F) -> F:
+    """`--strict`: refuse a broker whose settings cannot hold what is promised."""
+    told = "Refuse a broker whose settings cannot hold what is promised; see murmur doctor."
+    return option("--strict", is_flag=True, help=told)(function)
+
+
 def _warned_of_argv(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
     """Say once that everybody on this host can read the arguments of a command."""
     typed = context.get_parameter_source(parameter.name or "") is click.core.ParameterSource.COMMANDLINE

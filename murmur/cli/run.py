@@ -7,7 +7,7 @@ import click
 import msgspec
 
 from murmur.cli.discovery import discover, registry_of
-from murmur.cli.options import log_to_stderr, on_a_loop, option, where_agents_are, where_tasks_are
+from murmur.cli.options import log_to_stderr, on_a_loop, option, strictly, where_agents_are, where_tasks_are
 
 
 @click.command()
@@ -15,6 +15,7 @@ from murmur.cli.options import log_to_stderr, on_a_loop, option, where_agents_ar
 @click.argument("text", metavar="INPUT")
 @where_agents_are
 @where_tasks_are
+@strictly
 @option("--timeout", type=float, help="Seconds to wait for the result.")
 def command(
     agent: str, text: str, apps: tuple[str, ...], folders: tuple[str, ...], timeout: float | None, **where: Any

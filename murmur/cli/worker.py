@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from murmur.cli.discovery import discover, registry_of
-from murmur.cli.options import log_to_stderr, on_a_loop, option, where_agents_are, where_tasks_are
+from murmur.cli.options import log_to_stderr, on_a_loop, option, strictly, where_agents_are, where_tasks_are
 
 
 @click.group()
@@ -16,6 +16,7 @@ def command() -> None:
 @command.command()
 @where_agents_are
 @where_tasks_are
+@strictly
 @option("--agents", help="Names with commas between. Default: all that are found.")
 @option("--concurrency", default=20, show_default=True, help="Tasks at once in this worker.")
 @option("--prefetch", default=5, show_default=True, help="Tasks one read takes at most.")

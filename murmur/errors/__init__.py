@@ -46,6 +46,7 @@ from murmur.errors.setup import (
     BrokerRefused,
     BrokerUnreachable,
     MissingExtra,
+    Unsafe,
 )
 
 __all__ = [
@@ -79,6 +80,7 @@ __all__ = [
     "TaskLost",
     "TaskTimeout",
     "UnknownAgent",
+    "Unsafe",
     "UnsupportedVersion",
     "WrongForm",
 ]

@@ -48,6 +48,18 @@ class BrokerRefused(MurmurError, ConnectionError):
 
 
 @define(slots=False)
+class Unsafe(MurmurError):
+    """Settings of the broker cannot hold what murmur promises, and `strict` was asked for."""
+
+    code: ClassVar[str] = "E114"
+    url: str
+    findings: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.url} cannot hold what is promised, and strict is on: {' '.join(self.findings)}"
+
+
+@define(slots=False)
 class MissingExtra(MurmurError, ImportError):
     """A client library is not installed."""
 

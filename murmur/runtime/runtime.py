@@ -47,7 +47,8 @@ class AgentRuntime:
     `broker`: a URL (`redis://…`, `memory://name`) or a transport; None: in process, with a private memory broker and an
     embedded worker. `store`: where rows and results are kept, default beside the broker. `retention`: seconds they are
     kept. `no_workers_after`: seconds after which slots end in `NoWorkers` when nobody serves their agent.
-    `signing_keys`: a key file; what is published is signed with it, and only signed results are believed.
+    `signing_keys`: a key file; what is published is signed with it, and only signed results are believed. `strict`:
+    the first publishing raises `Unsafe` where the broker's settings cannot hold what murmur promises.
     Opens itself on first use; `async with`, or `aclose()`, ends it.
     """
 
@@ -61,6 +62,7 @@ class AgentRuntime:
         retention: float = 86_400.0,
         no_workers_after: float = 60.0,
         signing_keys: str | Path | None = None,
+        strict: bool = False,
     ) -> None:
         for name, value in (("retention", retention), ("no_workers_after", no_workers_after)):
             if not isinstance(value, int | float) or isinstance(value, bool) or value <= 0:
@@ -71,6 +73,7 @@ class AgentRuntime:
         self.namespace = namespace
         self.retention = retention
         self.signing_keys = signing_keys
+        self._strict = strict
         self.registry = Registry()
         self._no_workers_after = no_workers_after
         self._shown = "this process" if broker is None else wiring.shown(broker)
@@ -87,6 +90,7 @@ class AgentRuntime:
         runtime.broker, runtime.store, runtime.namespace = None, None, queue.topics.namespace
         runtime.runtime_id, runtime.registry, runtime.retention = runtime_id, registry, 0.0
         runtime._no_workers_after = 60.0
+        runtime._strict = False
         runtime._shown = broker
         runtime._parent = runtime._embedded = runtime._runner = None
         runtime._queue = queue
@@ -312,6 +316,9 @@ class AgentRuntime:
     async def _opened(self, entry: AgentEntry) -> Engine:
         owner: AgentRuntime = getattr(self, "_owner", self)
         engine = owner._engine_of()
+        if owner._strict and owner.broker is not None:
+            await wiring.examined(owner.broker, namespace=owner.namespace, strict=True)
+            owner._strict = False  # once
         await engine.open()
         if owner._queue_is_private():
             if entry.actor is None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from murmur.doctor import Finding, Severity
 from murmur.names import Topics
 
 
@@ -15,6 +16,7 @@ def banner(
     prefetch: int,
     processes: int,
     lease: float | None,
+    findings: Sequence[Finding] = (),
 ) -> str:
     """Return the banner, several lines, without the broker's password."""
     lines = [
@@ -33,4 +35,5 @@ def banner(
     ]
     if broker.startswith("memory://"):
         lines.append("  memory:// serves nobody outside this process, and forgets everything when it ends (I1)")
+    lines += [f"  {finding}" for finding in findings if finding.severity is not Severity.NOTE]
     return "\n".join(lines) + "\n"

@@ -11,7 +11,7 @@ import secrets
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Iterable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -20,6 +20,7 @@ import attrs
 from loguru import logger
 
 from murmur import wiring
+from murmur.doctor import Finding
 from murmur.errors import BadSetting, WrongForm
 from murmur.idempotency import IdempotencyHook
 from murmur.names import Topics
@@ -56,6 +57,7 @@ class Worker:
         signing_keys: str | Path | None = None,
         max_deliveries: int | None = None,
         drain: float = 60.0,
+        strict: bool = False,
     ) -> None:
         _check(concurrency=concurrency, prefetch=prefetch, processes=processes, drain=drain, lease=reclaim_min_idle_ms)
         registry: Registry = runtime.registry if runtime is not None else Registry()
@@ -79,6 +81,7 @@ class Worker:
             )
         self._idempotency = idempotency
         self._drain = drain
+        self._strict = strict
         self._store = store if store is not None else getattr(runtime, "store", None)
         self._signing_keys = signing_keys if signing_keys is not None else getattr(runtime, "signing_keys", None)
         if self._signing_keys is not None:
@@ -190,8 +193,10 @@ class Worker:
         try:
             tree = self._tree = self._planted()
             if self._given is None:
+                assert self._broker is not None
+                found = await wiring.examined(self._broker, namespace=self.namespace, strict=self._strict)
                 await tree.queue.open(owner=self.runtime_id, lease=self._lease)
-                sys.stderr.write(self._banner(tree.queue.topics))
+                sys.stderr.write(self._banner(tree.queue.topics, found))
                 sys.stderr.flush()
             try:
                 await tree.live(is_up, until=self._stopping, drain=lambda: self._drain)
@@ -244,7 +249,7 @@ class Worker:
             tree.add(attrs.evolve(entry_of(actor), name=name))
         return tree
 
-    def _banner(self, topics: Topics) -> str:
+    def _banner(self, topics: Topics, found: Sequence[Finding]) -> str:
         assert self._broker is not None
         return banner(
             broker=wiring.shown(self._broker),
@@ -255,6 +260,7 @@ class Worker:
             prefetch=self.prefetch,
             processes=0,
             lease=self._lease,
+            findings=found,
         )
 
     def _signalled(self) -> None:
