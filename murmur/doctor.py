@@ -1,6 +1,6 @@
 """What a broker's settings and state mean for the guarantees: findings, each with the invariant and what mends it.
 
-The examination itself is the adapter's. Source of the invariants: docs/guarantees.md.
+The examination itself is the adapter's. Source of the invariants: docs/explanation/guarantees.md.
 """
 
 import enum

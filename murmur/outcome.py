@@ -1,7 +1,7 @@
 """The decisions about a task: may it start, and what follows when an attempt ended.
 
 Pure functions over frozen values. Time and randomness are arguments. The worker acts.
-Source: docs/guarantees.md, and the table of failures there.
+Source: docs/explanation/guarantees.md, and the table of failures there.
 """
 
 from attrs import frozen

@@ -3,7 +3,7 @@
 The rows are the truth about tasks; messages only carry them around and results only ring a
 bell. A grant hands out a token that rises with every grant of the task; completing, failing,
 renewing, releasing and burying hold only while the row is LEASED under that very token.
-Terminal states are never left. Source: docs/guarantees.md, "Protocol".
+Terminal states are never left. Source: docs/explanation/guarantees.md, "Protocol".
 
 A store may live in the broker that also carries the messages. Then `moves_messages` is
 true: `admit` enqueues, and `complete`, `fail`, `release`, `bury`, `cancel` settle the delivery

@@ -133,6 +133,23 @@ class BatchConflict(MurmurError, ValueError):
 
 
 @define(slots=False)
+class BatchExpired(MurmurError):
+    """A named batch was begun so long ago that results of it may be forgotten: resumed, it would pay for them again."""
+
+    code: ClassVar[str] = "E216"
+    batch_id: str
+    age: float  # seconds since it was begun
+    retention: float  # seconds results are kept
+
+    def __str__(self) -> str:
+        return (
+            f"batch {self.batch_id!r} was begun {self.age / 3600:.1f} h ago, and results are kept for "
+            f"{self.retention / 3600:g} h: some may be gone, and would be paid for again. Choose another batch_id, "
+            "and a longer retention for batches that take so long"
+        )
+
+
+@define(slots=False)
 class IdempotencyConflict(MurmurError, ValueError):
     """The idempotency key of a task belongs to another input."""
 

@@ -6,14 +6,16 @@ before anything of it runs. Sealed with the count when the inputs came to their 
 """
 
 import hashlib
+import time
 from typing import Final
 
-from murmur.errors import BatchConflict
+from murmur.errors import BatchConflict, BatchExpired
 from murmur.patience import patiently
 from murmur.store import Store
 
 _CHUNK: Final = 512  # digests per stored value
 _DIGEST: Final = 8  # bytes per digest
+_REMEMBERED: Final = 30  # retentions for which it is known that a batch was begun
 _WITHIN: Final = 10.0  # seconds for which a call that broke off is repeated
 
 
@@ -24,18 +26,29 @@ class Manifest:
     and this manifest is of no more use: a rerun of the batch makes a new one.
     """
 
-    def __init__(self, store: Store, batch_id: str) -> None:
+    def __init__(self, store: Store, batch_id: str, *, retention: float = 0.0) -> None:
+        """Take the store, the batch, and for how many seconds results are kept; 0: nobody knows."""
         self._store = store
         self._batch_id = batch_id
+        self._retention = retention
         self._count = 0  # digests checked so far
         self._sealed: int | None = None
         self._known = b""  # the current chunk as stored
         self._current = bytearray()  # the current chunk as checked
 
     async def open(self) -> None:
-        """Read whether the batch was sealed before."""
-        sealed = await self._get("count")
+        """Read whether it was begun and sealed before. Raises `BatchExpired` where results may be gone by now."""
+        keys = [self._key("count"), self._key("begun")]
+        sealed, begun = await patiently(lambda: self._store.get(keys), within=_WITHIN)
         self._sealed = None if sealed is None else int(sealed)
+        if not self._retention:
+            return
+        now = time.time()
+        if begun is None:
+            mark, ttl = str(now).encode(), self._retention * _REMEMBERED
+            await patiently(lambda: self._store.put(keys[1], mark, ttl=ttl), within=_WITHIN)
+        elif now - float(begun) > self._retention:
+            raise BatchExpired(batch_id=self._batch_id, age=now - float(begun), retention=self._retention)
 
     async def check(self, digests: list[bytes]) -> None:
         """Compare the next digests with what was begun, and remember those that are new. Raises `BatchConflict`."""

@@ -274,7 +274,7 @@ class AgentRuntime:
         stamp = self._stamp(entry, engine, batch_id=batch_id, deadline=deadline, timeout=timeout)
         manifest = None
         if batch_id is not None:
-            manifest = Manifest(engine.queue.store, batch_id)
+            manifest = Manifest(engine.queue.store, batch_id, retention=self.retention)
             await manifest.open()
         with reporting(progress, agent=entry.name) as tell:
             terms = Terms(

@@ -1,6 +1,6 @@
 """The life of a task's row, arrow by arrow, each with its guard, over whatever keeps the rows.
 
-The row state machine of docs/guarantees.md, for stores that run it in this process: memory and
+The row state machine of docs/explanation/guarantees.md, for stores that run it in this process: memory and
 SQLite. Synchronous; where rows lie, and what makes a verb one atomic step, is the subclass's.
 """
 

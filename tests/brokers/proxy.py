@@ -1,4 +1,4 @@
-"""A network that misbehaves: a TCP proxy in front of a server, which can cut, swallow and refuse."""
+"""A network that misbehaves: a TCP proxy in front of a server, which can cut, swallow, refuse, delay and throttle."""
 
 import asyncio
 import contextlib
@@ -14,6 +14,8 @@ class Proxy:
         self.is_refusing = False
         self.loses_requests = False  # swallows what clients send
         self.loses_replies = False  # swallows what the server sends
+        self.delay = 0.0  # seconds each part waits, either way
+        self.bytes_per_second = 0  # in each direction of each connection; 0: as fast as it goes
         self._server_port = port
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
@@ -42,6 +44,7 @@ class Proxy:
     def heal(self) -> None:
         """Behave from now on. What was swallowed is gone: connections that missed something are broken."""
         self.is_refusing = self.loses_requests = self.loses_replies = False
+        self.delay, self.bytes_per_second = 0.0, 0
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -51,6 +54,7 @@ class Proxy:
         if self.is_refusing:
             writer.transport.abort()
             return
+        to_server = None
         with contextlib.suppress(OSError, asyncio.CancelledError):
             to_server = await asyncio.open_connection("127.0.0.1", self._server_port)
             self._writers |= {writer, to_server[1]}
@@ -61,11 +65,16 @@ class Proxy:
                 )
             finally:
                 self._writers -= {writer, to_server[1]}
-        to_server[1].transport.abort()
+        if to_server is not None:
+            to_server[1].transport.abort()
         writer.transport.abort()
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, is_reply: bool) -> None:
         while part := await reader.read(65_536):
+            if self.delay:
+                await asyncio.sleep(self.delay)
+            if self.bytes_per_second:
+                await asyncio.sleep(min(len(part) / self.bytes_per_second, 1.0))
             if not (self.loses_replies if is_reply else self.loses_requests):
                 writer.write(part)
         writer.transport.abort()

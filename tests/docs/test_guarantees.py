@@ -1,4 +1,4 @@
-"""docs/guarantees.md: every invariant is there, and every test that it names as a proof exists."""
+"""docs/explanation/guarantees.md: every invariant is there, and every test that it names as a proof exists."""
 
 import re
 
@@ -6,7 +6,7 @@ import pytest
 
 from tests.docs.snippets import ROOT
 
-TEXT = (ROOT / "docs" / "guarantees.md").read_text(encoding="utf-8")
+TEXT = (ROOT / "docs" / "explanation" / "guarantees.md").read_text(encoding="utf-8")
 ROWS = {found[1]: found[0] for found in re.finditer(r"^\| (I\d+) \|.*$", TEXT, re.MULTILINE)}
 
 

@@ -1,4 +1,4 @@
-"""What a simulated course showed, and whether the invariants of docs/guarantees.md hold for it."""
+"""What a simulated course showed, and whether the invariants of docs/explanation/guarantees.md hold for it."""
 
 import enum
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Thousands of simulated courses, by seed: whatever happens, the invariants of docs/guarantees.md hold."""
+"""Thousands of simulated courses, by seed: whatever happens, the invariants of docs/explanation/guarantees.md hold."""
 
 import subprocess
 import sys

@@ -1,0 +1,17 @@
+"""A storm's server and folder."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.brokers.redis_server import RedisServer
+from tests.chaos.storm import Storm
+
+
+@pytest.fixture
+def storm(start_redis: Callable[..., RedisServer], tmp_path: Path) -> Callable[..., Storm]:
+    def made(*, tasks: int, seed: int) -> Storm:
+        return Storm(start_redis(aof=True), tmp_path, tasks=tasks, seed=seed)
+
+    return made
