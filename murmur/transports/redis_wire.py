@@ -29,7 +29,8 @@ Finish = Callable[[Reply, Exception | None], None]
 
 _NOT_ENOUGH: Final = object()
 _REFUSALS: Final = ("NOAUTH", "WRONGPASS", "NOPERM")
-_AWAY: Final = ("LOADING", "MASTERDOWN", "READONLY", "CLUSTERDOWN", "BUSY", "TRYAGAIN")
+_FULL: Final = ("OOM", "MISCONF", "NOREPLICAS")  # no memory, no disk, nobody to keep a copy
+_AWAY: Final = ("LOADING", "MASTERDOWN", "READONLY", "CLUSTERDOWN", "BUSY", "TRYAGAIN", *_FULL)
 
 
 class ServerError(Exception):
