@@ -25,6 +25,7 @@ class Found:
     receiver: Path
     rows: Sequence[Row | None]
     letters: Sequence[bytes]
+    garbage: int = 0  # messages that were no task
 
 
 def violations(found: Found) -> list[str]:
@@ -97,11 +98,12 @@ def _effects(found: Found, submitted: Mapping[str, int]) -> list[str]:
 
 
 def _letters(found: Found, submitted: Mapping[str, int]) -> list[str]:
-    """I9: one dead letter for each poisonous task, and no other of a task."""
+    """I9: one dead letter for each poisonous task and each message that was none, and no other."""
     dead = Counter(decode_letter(letter).task_id for letter in found.letters)
-    dead.pop(None, None)
+    garbage = dead.pop(None, 0)
+    problems = [] if garbage == found.garbage else [f"dead letters: {garbage} of garbage, not {found.garbage}"]
     poison = Counter(task for task, number in submitted.items() if is_poison(number))
-    return [
+    return problems + [
         f"dead letters: {task} has {dead[task]}, not {poison[task]}"
         for task in dead.keys() | poison.keys()
         if dead[task] != poison[task]

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +22,8 @@ from attrs import define, field
 
 from murmur import wiring
 from murmur.ids import task_id_in_batch
+from murmur.task_queue import TaskQueue
+from murmur.transport import Outgoing, Receipt
 from tests.brokers.proxy import Proxy
 from tests.brokers.redis_server import RedisServer
 from tests.chaos.checker import Found, violations
@@ -80,6 +82,7 @@ class Storm:
             stack.callback(self._end)
             self._workers = [self._worker(number) for number in range(WORKERS)]
             self._publisher = self._published()
+            garbling = asyncio.ensure_future(self._garble(self._tasks // 100))
             while self._publisher.poll() is None or self._publisher.returncode != 0:
                 if self._publisher.poll() is not None:
                     self._publisher = self._published()  # it was killed: the batch is resumed
@@ -89,6 +92,7 @@ class Storm:
                 self._revive()
             if self._lasting:
                 await asyncio.wait(self._lasting)  # the broker must be there to be asked
+            await garbling
         seconds = time.monotonic() - began
         starts = sum(1 for _ in events(self._history, "start"))
         return Report(self._tasks, seconds, self._faults, starts, await self._checked())
@@ -150,6 +154,24 @@ class Storm:
             await asyncio.sleep(self._dice.uniform(0.5, 1.5 * LEASE))
             self._server.resume()
 
+    async def _garble(self, count: int) -> None:
+        """Publish bytes that are no task, each once, whatever happens to the broker meanwhile."""
+        queue = self._asked()
+        await queue.open(owner="foe", lease=None)
+        await queue.open_tasks(["storm"])
+        for number in range(count):
+            message = Outgoing("storm.tasks", f"garbage {number}".encode(), f"garbage-{number}")
+            answers: Sequence[object] = (None,)
+            while not isinstance(answers[0], Receipt):
+                answers = await queue.transport.publish([message])
+                await asyncio.sleep(self._dice.random() * 0.5)
+        await queue.close()
+
+    def _asked(self) -> TaskQueue:
+        return wiring.connect(
+            self._server.url, store=None, namespace="", consumer_id="checker", lease=None, retention=86_400.0
+        )
+
     # -- processes --------------------------------------------------------------------------------
 
     def _revive(self) -> None:
@@ -185,13 +207,11 @@ class Storm:
             process.wait()
 
     async def _checked(self) -> list[str]:
-        queue = wiring.connect(
-            self._server.url, store=None, namespace="", consumer_id="checker", lease=None, retention=86_400.0
-        )
+        queue = self._asked()
         await queue.open(owner="checker", lease=None)
         try:
             rows = await queue.store.read([task_id_in_batch(BATCH, number) for number in range(self._tasks)])
             letters = await queue.dead_letters("storm", limit=self._tasks * 2)
         finally:
             await queue.close()
-        return violations(Found(self._tasks, BATCH, self._history, self._receiver, rows, letters))
+        return violations(Found(self._tasks, BATCH, self._history, self._receiver, rows, letters, self._tasks // 100))
