@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from murmur.broker_url import BrokerURL
-from murmur.doctor import Finding, broken
+from murmur.doctor import Finding, Severity, broken
 from murmur.errors import BadURL, MissingExtra, Unsafe
 from murmur.names import Topics
 from murmur.signing import read_keys
@@ -72,9 +72,10 @@ async def examine(broker: str | Transport, *, namespace: str, settings_only: boo
     if not isinstance(broker, str):
         return []
     scheme = BrokerURL.parse(broker).scheme
+    if scheme == "memory":
+        what = "memory:// serves nobody outside this process, and forgets everything when it ends"
+        return [Finding(Severity.BROKEN, "I1", what, "Name a broker for what must not be lost")]
     if scheme not in _DOCTORS:
-        if settings_only:
-            return []
         raise BadURL(url=shown(broker), problem=f"there is nothing to examine on {scheme}://")
     examine = _adapter(broker, _DOCTORS).examine
     found: list[Finding] = await examine(broker, namespace=namespace, settings_only=settings_only)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
-_ALL = 1_000_000  # letters that replay and purge look at
+_ALL = 100_000  # letters that replay and purge look at
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 

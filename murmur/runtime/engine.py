@@ -251,6 +251,7 @@ class Engine:
     async def _ask(self, now: float) -> None:
         """Read the rows of slots that are late; resubmit those whose row the server lost."""
         late = [s for s in self._slots.values() if now - s.opened_at > (_SHARED_LATE if s.is_shared else _LATE)]
+        empty: dict[str, bool] = {}  # by agent, as asked in this round
         for start in range(0, len(late), _TURN):
             part = late[start : start + _TURN]
             for slot, row in zip(part, await self.queue.store.read([s.task.task_id for s in part]), strict=True):
@@ -265,14 +266,17 @@ class Engine:
                     if slot.is_open:  # the truth itself cannot be read: waiting would not mend it
                         self._drop(slot)
                         slot.fail(BadEnvelope(problem=f"the stored result of task {slot.task.task_id} is not readable"))
-                elif await self._is_orphaned(slot, row, now):
+                elif await self._is_orphaned(slot, row, now, empty):
                     self._outbox.append(slot)
         if self._outbox:
             self._flush()
 
-    async def _is_orphaned(self, slot: Slot, row: Row, now: float) -> bool:
+    async def _is_orphaned(self, slot: Slot, row: Row, now: float, empty: dict[str, bool]) -> bool:
         """Whether a row waits for a message that its broker lost; another one is harmless, so long as they are few."""
-        if row.state is not State.QUEUED or not await self.queue.is_empty(slot.entry.name):
+        agent = slot.entry.name
+        if row.state is State.QUEUED and agent not in empty:
+            empty[agent] = await self.queue.is_empty(agent)
+        if row.state is not State.QUEUED or not empty[agent]:
             slot.orphaned_at = None
             return False
         if slot.orphaned_at is None:

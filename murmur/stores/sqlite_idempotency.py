@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from murmur.idempotency import Busy, Claimed, Conflict, Duplicate, Kept, Run, Stale, Stored, Token
+from murmur.stores.sqlite_file import opened
 
 T = TypeVar("T")
 
@@ -16,7 +17,6 @@ _SCHEMA = """CREATE TABLE IF NOT EXISTS idempotency (
     key TEXT PRIMARY KEY, digest TEXT NOT NULL, task_id TEXT NOT NULL, number INTEGER NOT NULL,
     until REAL NOT NULL, output BLOB, kept_until REAL NOT NULL
 ) WITHOUT ROWID"""
-_BUSY = 8.0  # seconds another process may hold the file
 
 
 class SqliteIdempotency:
@@ -109,9 +109,7 @@ class SqliteIdempotency:
         with self._lock:
             sql = self._sql
             if sql is None:
-                sql = sqlite3.connect(self._path, timeout=_BUSY, isolation_level=None, check_same_thread=False)
-                sql.execute("PRAGMA journal_mode = WAL")
-                sql.execute("PRAGMA synchronous = FULL")
+                sql = opened(self._path, check_same_thread=False)
                 sql.execute(_SCHEMA)
                 self._sql = sql
             sql.execute("BEGIN IMMEDIATE")

@@ -13,9 +13,10 @@ from typing import Any, Final, TypeVar
 
 from msgspec import Struct
 
+from murmur.stores.sqlite_file import opened
+
 T = TypeVar("T")
 
-_BUSY: Final = 8.0  # seconds another process may hold the file
 _TOGETHER: Final = 256  # calls in one transaction
 
 
@@ -84,10 +85,7 @@ class Writer(threading.Thread):
     def _commit(self, calls: list[_Call]) -> None:
         sql = self.connection
         if sql is None:
-            sql = sqlite3.connect(self._path, timeout=_BUSY, isolation_level=None)
-            sql.execute("PRAGMA journal_mode = WAL")
-            sql.execute("PRAGMA synchronous = FULL")
-            self.connection = sql
+            sql = self.connection = opened(self._path)
         sql.execute("BEGIN IMMEDIATE")
         for call in calls:
             sql.execute("SAVEPOINT call")

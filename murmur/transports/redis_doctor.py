@@ -79,7 +79,10 @@ class _Doctor:
         is_appending = info.get("aof_enabled") == "1" if append is None else append == "yes"
         on = "redis-cli CONFIG SET appendonly yes, and the same in redis.conf"
         found = []
-        if not is_appending and not saves:
+        if not is_appending and saves is None:
+            what = "there is no append-only file, and whether snapshots are kept may not be seen by this user"
+            found.append(Finding(_RISK, "I1", what, on))
+        elif not is_appending and not saves:
             found.append(Finding(_BROKEN, "I1", "nothing is kept: a restart loses every task and result", on))
         elif not is_appending:
             found.append(

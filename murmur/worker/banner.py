@@ -33,7 +33,5 @@ def banner(
         f"    {agent}: {topics.tasks(agent)} -> {topics.results(agent)}, dead letters {topics.dead(agent)}"
         for agent in agents
     ]
-    if broker.startswith("memory://"):
-        lines.append("  memory:// serves nobody outside this process, and forgets everything when it ends (I1)")
     lines += [f"  {finding}" for finding in findings if finding.severity is not Severity.NOTE]
     return "\n".join(lines) + "\n"

@@ -71,6 +71,32 @@ async def test_what_was_confirmed_is_there_after_the_process_was_killed(tmp_path
     await store.close()
 
 
+_OPENS = """
+import asyncio, sys
+from murmur.store import NewTask
+from murmur.stores.sqlite import connect
+
+async def main():
+    store = connect("sqlite:///" + sys.argv[1], namespace="", retention=60.0, mailbox=None)
+    await store.open(owner=sys.argv[2], lease=5.0)
+    for number in range(30):
+        await store.admit([NewTask(f"t.{sys.argv[2]}.{number}", "a", "a.tasks", b"{}")])
+    await store.close()
+
+asyncio.run(main())
+"""
+
+
+def test_processes_that_open_a_new_file_at_the_same_moment_share_it(tmp_path: Path) -> None:
+    for attempt in range(3):
+        path = tmp_path / f"{attempt}.db"
+        several = [subprocess.Popen([sys.executable, "-c", _OPENS, str(path), str(number)]) for number in range(8)]
+        assert [process.wait() for process in several] == [0] * 8
+        with sqlite3.connect(path) as sql:
+            assert sql.execute("SELECT count(*) FROM tasks").fetchall() == [(240,)]
+        sql.close()
+
+
 async def test_a_file_of_another_program_is_left_alone(tmp_path: Path) -> None:
     theirs = tmp_path / "theirs.db"
     with sqlite3.connect(theirs) as sql:
