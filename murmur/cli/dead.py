@@ -142,7 +142,7 @@ def purge(agent: str, *, everything: bool, dry_run: bool, **options: Any) -> int
         return await queue.forget_letters(agent, [letter.raw for letter in letters]) if letters else 0
 
     count = _with_queue(options, work)
-    click.echo(f"{count} {'would be' if dry_run else 'were'} thrown away", err=True)
+    click.echo(f"{count} {'would be ' if dry_run else ''}thrown away", err=True)
     return 0
 
 

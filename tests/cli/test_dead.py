@@ -101,9 +101,9 @@ async def test_what_is_no_task_is_kept_and_told(dead: Dead, letters: AgentRuntim
 
 async def test_letters_are_thrown_away(dead: Dead, letters: AgentRuntime) -> None:
     assert dead("purge", "moody", "--task", "moods.1", "--dry-run").stderr.strip() == "1 would be thrown away"
-    assert dead("purge", "moody", "--task", "moods.1").stderr.strip() == "1 were thrown away"
-    assert dead("purge", "moody", "--older-than", "1h").stderr.strip() == "0 were thrown away"
-    assert dead("purge", "moody", "--all").stderr.strip() == "6 were thrown away"
+    assert dead("purge", "moody", "--task", "moods.1").stderr.strip() == "1 thrown away"
+    assert dead("purge", "moody", "--older-than", "1h").stderr.strip() == "0 thrown away"
+    assert dead("purge", "moody", "--all").stderr.strip() == "6 thrown away"
     assert dead("list", "moody").stderr.strip() == "no dead letters of moody"
 
 
