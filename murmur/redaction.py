@@ -17,6 +17,7 @@ from typing import Final
 from urllib.parse import quote, quote_plus
 
 HIDDEN: Final = "***"
+LOGS_JSON: Final = "MURMUR_LOGS_JSON"  # environment: "1" where processes started from here log JSON lines
 _LEAST: Final = 4  # characters: what is shorter stands in too much that is no secret
 _PATTERNS: Final = (
     (re.compile(r"(?<=://)([^\s:/@'\"]*):[^\s/'\"]+@"), rf"\1:{HIDDEN}@"),

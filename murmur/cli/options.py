@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
@@ -9,7 +10,7 @@ from typing import Any, TypeVar
 import click
 from loguru import logger
 
-from murmur.redaction import redacting
+from murmur.redaction import LOGS_JSON, redacting
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -65,6 +66,7 @@ def on_a_loop(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
 
 def log_to_stderr(*, as_json: bool) -> None:
     """Send logs, those of libraries too, to stderr without secrets; one JSON object a line if asked."""
+    os.environ[LOGS_JSON] = str(int(as_json))  # worker processes do the same
     logger.remove()
     line = "{time:HH:mm:ss} {level: <7} {message}"
     logger.add(redacting(sys.stderr.write), format=line, serialize=as_json, diagnose=False, backtrace=False)

@@ -14,6 +14,7 @@ and too many of those end the worker.
 """
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -38,6 +39,9 @@ from murmur.worker.endings import Endings
 from murmur.worker.guard import Idempotency
 from murmur.worker.hooks import Hooks
 from murmur.worker.host import Host
+from murmur.worker.inside import Setting
+from murmur.worker.pool import Pool
+from murmur.worker.seat import renewed
 from murmur.worker.settler import Settler
 from murmur.worker.slots import Slots
 from supervisors import ChildContext, ChildSpec, Intensity, Strategy, SupervisorSpec, open_supervisor
@@ -66,6 +70,8 @@ class Tree:
         hooks: Hooks,
         max_deliveries: int | None,
         idempotency: IdempotencyHook | None = None,
+        processes: int = 0,
+        shown: str = "",
     ) -> None:
         self.queue = queue
         self.publisher = publisher
@@ -90,6 +96,12 @@ class Tree:
             Idempotency(idempotency, queue.topics.namespace, lease) if idempotency is not None else None,
         )
 
+        self._concurrency = concurrency
+        self._processes = processes
+        self._shown = shown
+        self._hooks = hooks
+        self._pool: Pool | None = None
+
     def add(self, entry: AgentEntry) -> None:
         """Serve an agent."""
         assert entry.actor is not None
@@ -111,13 +123,21 @@ class Tree:
         """Run the tree until told to stop, then drain. Raises what ended the tree, if that was not we."""
         try:
             async with open_supervisor(self._spec()) as supervisor:
+                hearing = None
+                if self._pool is not None:
+                    hearing = asyncio.ensure_future(self._pool.listen(supervisor.events(capacity=10_000)))
                 if not is_up.done():
                     is_up.set_result(None)
                 await until.wait()
                 await supervisor.terminate_child("announcer")
-                await supervisor.terminate_child("consumer")
+                if self._pool is None:
+                    await supervisor.terminate_child("consumer")
                 await self._drained(drain())
+            if hearing is not None:
+                hearing.cancel()
         finally:
+            if self._pool is not None:
+                self._pool.give_all_back()
             await self.crew.stop_all()
             await self._written()
 
@@ -134,27 +154,57 @@ class Tree:
         ]
         if self._lease is not None and not self.queue.store.keeps_leases:
             children.insert(2, ("leases", self._leases))
+        specs = [ChildSpec(id=name, start=start) for name, start in children]
+        if self._processes:
+            self._pool = self._pooled()
+            at = next(number for number, spec in enumerate(specs) if spec.id == "consumer")
+            specs[at : at + 1] = [
+                ChildSpec(id="mailboxes", start=self._mailboxes),
+                ChildSpec(id="pool", start=self._pool.spec()),
+            ]
         return SupervisorSpec(
-            strategy=Strategy.REST_FOR_ONE,
-            intensity=Intensity(max_restarts=10, period=60.0),
-            children=[ChildSpec(id=name, start=start) for name, start in children],
+            strategy=Strategy.REST_FOR_ONE, intensity=Intensity(max_restarts=10, period=60.0), children=specs
         )
+
+    def _pooled(self) -> Pool:
+        hosts = self.crew.hosts
+        setting = Setting(
+            agents={name: host.actor for name, host in hosts.items()},
+            namespace=self.queue.topics.namespace,
+            worker_id=self._worker_id,
+            concurrency=max(1, math.ceil(self._concurrency / self._processes)),
+            prefetch=self._read_at_most,
+            max_deliveries=self._max_deliveries,
+            broker=self._shown,
+            is_idempotent=self.crew.idempotency is not None,
+            lease=self._lease,
+        )
+        redelivery = {name: host.redelivery for name, host in hosts.items()}
+        hook = None if self.crew.idempotency is None else self.crew.idempotency.hook
+        return Pool(self.queue, self._settler, self._hooks, setting, self._processes, redelivery, hook)
+
+    def _lose(self, claim_of: object) -> None:
+        self.crew.lose(claim_of)
+        if self._pool is not None:
+            self._pool.lose(claim_of)
 
     async def _losses(self, ctx: ChildContext) -> None:
         ctx.ready()
         async for delivery in self.queue.lost():
-            self.crew.lose(delivery)
+            self._lose(delivery)
 
     async def _cancels(self, ctx: ChildContext) -> None:
         ctx.ready()
         async for task_id in self.queue.store.cancelled():
-            self.crew.lose(task_id)
+            self._lose(task_id)
 
     async def _leases(self, ctx: ChildContext) -> None:
         assert self._lease is not None
         ctx.ready()
         while True:
             await asyncio.sleep(self._lease / 3)
+            if self._pool is not None:
+                await renewed(list(self._pool.seats.values()), self._pool)
             claims = self.crew.claims()
             if claims:
                 await patiently(lambda claims=claims: self._renew(claims))  # type: ignore[misc]  # a default, not an argument
@@ -189,9 +239,17 @@ class Tree:
     async def _sweep(self) -> float | None:
         return await self.queue.store.sweep([self.queue.topics.tasks(agent) for agent in self.crew.hosts])
 
-    async def _consumer(self, ctx: ChildContext) -> None:
+    async def _mailboxes(self, ctx: ChildContext) -> None:
+        await self._opened()
+        ctx.ready()
+        await asyncio.Event().wait()
+
+    async def _opened(self) -> None:
         if self.crew.hosts:
             await patiently(lambda: self.queue.open_tasks(list(self.crew.hosts)))
+
+    async def _consumer(self, ctx: ChildContext) -> None:
+        await self._opened()
         ctx.ready()
         while True:
             await self._settler.has_room()
@@ -263,7 +321,8 @@ class Tree:
     # -- ending -----------------------------------------------------------------------------------
 
     async def _drained(self, seconds: float) -> None:
-        draining = asyncio.ensure_future(self.crew.drain(seconds))
+        crew = self.crew.drain(seconds) if self._pool is None else self._pool.drain(seconds)
+        draining = asyncio.ensure_future(crew)
         hurry = asyncio.ensure_future(self._hurry.wait())
         await asyncio.wait([draining, hurry], return_when=asyncio.FIRST_COMPLETED)
         hurry.cancel()
@@ -286,7 +345,7 @@ class Tree:
             worker_id=self._worker_id,
             agents=tuple(sorted(host.entry.name for host in hosts if host.serves)),
             concurrency=self.crew.slots.total,
-            running=len(self.crew.running),
+            running=len(self.crew.running) + (self._pool.running if self._pool is not None else 0),
             started_at=self._began,
             broken={host.entry.name: host.held for host in hosts if host.held},
         )

@@ -69,6 +69,7 @@ class Worker:
             )
         self.concurrency = concurrency
         self.prefetch = prefetch
+        self.processes = processes
         self.runtime_id = consumer_id or (runtime.runtime_id if runtime is not None else made_id())
         self.namespace = namespace if namespace is not None else getattr(runtime, "namespace", "")
         self.hooks = Hooks()
@@ -105,6 +106,7 @@ class Worker:
         worker._agents = {}
         worker._broker = None
         worker.concurrency = worker.prefetch = 10_000  # the publisher's windows are the limit here
+        worker.processes = 0
         worker.runtime_id = worker_id
         worker.namespace = queue.topics.namespace
         worker.hooks = Hooks()
@@ -244,6 +246,8 @@ class Worker:
             hooks=self.hooks,
             max_deliveries=self._max_deliveries,
             idempotency=self._idempotency,
+            processes=self.processes,
+            shown="" if self._broker is None else wiring.shown(self._broker),
         )
         for name, actor in self._agents.items():
             tree.add(attrs.evolve(entry_of(actor), name=name))
@@ -258,7 +262,7 @@ class Worker:
             topics=topics,
             concurrency=self.concurrency,
             prefetch=self.prefetch,
-            processes=0,
+            processes=self.processes,
             lease=self._lease,
             findings=found,
         )
@@ -282,12 +286,8 @@ def _check(*, concurrency: object, prefetch: object, processes: object, drain: o
     for name, value in (("concurrency", concurrency), ("prefetch", prefetch)):
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise BadSetting(name=name, value=repr(value), expected="a whole number of at least 1")
-    if processes != 0:
-        raise BadSetting(
-            name="processes",
-            value=repr(processes),
-            expected="0 (actors run in this process; worker processes are not there yet)",
-        )
+    if not isinstance(processes, int) or isinstance(processes, bool) or processes < 0:
+        raise BadSetting(name="processes", value=repr(processes), expected="a whole number, 0 or more")
     if not isinstance(drain, int | float) or drain < 0:
         raise BadSetting(name="drain", value=repr(drain), expected="seconds, 0 or more")
     if lease is not None and (not isinstance(lease, int) or isinstance(lease, bool) or lease < 0 or 0 < lease < 100):

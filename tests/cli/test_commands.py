@@ -105,7 +105,7 @@ def test_agents_are_listed(murmur: Callable[..., subprocess.CompletedProcess[str
             "concurrency must be a whole",
         ),
         (("worker", "start", "--app", APP, "--broker", "memory://", "--agents", ","), 2, "no agents"),
-        (("worker", "start", "--app", APP, "--broker", "memory://", "--processes", "2"), 2, "processes must be 0"),
+        (("worker", "start", "--app", APP, "--broker", "memory://", "--processes", "-1"), 2, "processes must be a"),
         (("run", "echo", "x", "--broker", "redis://:pass%40word@127.0.0.1:1"), 1, "E111 no answer from redis://:***@"),
         (("gather", "echo", "--tasks", "none.jsonl", "--out", "o"), 2, "'none.jsonl' does not exist"),
     ],

@@ -1,0 +1,66 @@
+"""Agents for worker processes: quick ones, slow ones, and those that take their process with them."""
+
+import asyncio
+import os
+import signal
+import time
+
+from murmur import Actor, Backoff, Redelivery
+
+
+class Squarer(Actor[int, int]):
+    """Squares; from 10,000 on it takes half a second."""
+
+    async def receive(self, number: int) -> int:
+        if number >= 10_000:
+            await asyncio.sleep(0.5)
+        return number * number
+
+
+class Where(Actor[float, int]):
+    """Says in which process it ran, after so many seconds."""
+
+    async def receive(self, seconds: float) -> int:
+        await asyncio.sleep(seconds)
+        return os.getpid()
+
+
+class Deadly(Actor[str, str]):
+    """Dies as it is told."""
+
+    redelivery = Redelivery(max_crashes=2, backoff=Backoff(initial=0.05, cap=0.1))
+
+    async def receive(self, how: str) -> str:
+        match how:
+            case "segfault":
+                os.kill(os.getpid(), signal.SIGSEGV)
+            case "exit":
+                os._exit(3)
+            case "hang":
+                time.sleep(3_600)  # noqa: ASYNC251  that is the point
+            case "slow":
+                await asyncio.sleep(1.0)
+        return how
+
+
+class Asker(Actor[int, int]):
+    """Asks others, once, and adds up what they say."""
+
+    async def receive(self, count: int) -> int:
+        async def price() -> int:
+            return 100
+
+        results = await self.context.runtime.gather(Squarer, range(count))
+        return sum(result.unwrap() for result in results) + await self.context.once("price", price)
+
+
+class Sleeper(Actor[float, str]):
+    """Sleeps until it is cancelled, and leaves a file then."""
+
+    async def receive(self, seconds: float) -> str:
+        try:
+            await asyncio.sleep(seconds)
+        except asyncio.CancelledError:
+            os.close(os.open(os.environ["SLEEPER"], os.O_CREAT))
+            raise
+        return "slept"
