@@ -23,6 +23,7 @@ from murmur.patience import patiently
 from murmur.policy import Redelivery
 from murmur.store import Claim, Failure
 from murmur.task_queue import Ending, Release, TaskQueue, Work
+from murmur.transport import Delivery
 from murmur.worker import wire
 from murmur.worker.hooks import Hooks, call
 from murmur.worker.inside import Setting, work
@@ -116,6 +117,7 @@ class Pool:
             deliveries = await reading
         except asyncio.CancelledError:
             reading.cancel()
+            reading.add_done_callback(self._brought_back)  # what came in the same instant is nobody's yet
             if self._draining.is_set() and reading.cancelled():
                 return ()
             raise
@@ -130,6 +132,16 @@ class Pool:
         except asyncio.CancelledError:
             granting.add_done_callback(self._given_back)
             raise
+
+    def _brought_back(self, reading: "asyncio.Future[Sequence[Delivery]]") -> None:
+        if reading.cancelled() or reading.exception() is not None or not (deliveries := reading.result()):
+            return
+        granted = self.queue.granted(deliveries)
+        if granted is not None:
+            self._release(granted)
+            return
+        granting = asyncio.ensure_future(patiently(lambda: self.queue.grant(deliveries)))
+        granting.add_done_callback(self._given_back)
 
     def _given_back(self, granting: "asyncio.Future[Sequence[Work]]") -> None:
         if not granting.cancelled() and granting.exception() is None:
@@ -166,10 +178,23 @@ class Pool:
 
     def lose(self, claim_of: object) -> None:
         """A delivery, or a task by its id, is no longer ours: take it from whoever has it."""
+        for waiting in [one for one in self._apart if claim_of in (one.claim.delivery, one.claim.task_id)]:
+            self._apart.remove(waiting)
         for seat in self.seats.values():
             for held in list(seat.claims.values()):
-                if held.claim.delivery is claim_of or held.claim.task_id == claim_of:
+                if claim_of in (held.claim.delivery, held.claim.task_id):
                     seat.lose(held.claim)
+
+    async def renew(self) -> None:
+        """Renew what is in hand, where the store does not do so by itself."""
+        claims = [work.claim for seat in self.seats.values() for work in seat.claims.values()]
+        claims += [work.claim for work in self._apart]
+        if not claims:
+            return
+        for claim, is_ours in zip(claims, await patiently(lambda: self.queue.store.renew(claims)), strict=True):
+            if not is_ours:
+                self.lose(claim.delivery)
+                await self.queue.disown(claim)
 
     @property
     def running(self) -> int:

@@ -13,7 +13,6 @@ from loguru import logger
 
 from murmur.errors import LeaseLost, MurmurError
 from murmur.idempotency import IdempotencyHook, Token
-from murmur.patience import patiently
 from murmur.store import Claim
 from murmur.task_queue import TaskQueue, Work
 from murmur.transport import Refusal
@@ -194,15 +193,3 @@ async def settled(seat: Seat, seconds: float) -> None:
             await seat.drained.wait()
     except TimeoutError:
         logger.error("worker process {} did not drain in {:g} s; its tasks are given back", seat.link.pid, seconds)
-
-
-async def renewed(seats: Sequence[Seat], pool: Desk) -> None:
-    """Renew what the processes hold, where the store does not do so by itself."""
-    held = [(seat, work.claim) for seat in seats for work in seat.claims.values()]
-    if not held:
-        return
-    claims = [claim for _, claim in held]
-    for (seat, claim), is_ours in zip(held, await patiently(lambda: pool.queue.store.renew(claims)), strict=True):
-        if not is_ours:
-            seat.lose(claim)
-            await pool.queue.disown(claim)

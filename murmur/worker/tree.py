@@ -41,7 +41,6 @@ from murmur.worker.hooks import Hooks
 from murmur.worker.host import Host
 from murmur.worker.inside import Setting
 from murmur.worker.pool import Pool
-from murmur.worker.seat import renewed
 from murmur.worker.settler import Settler
 from murmur.worker.slots import Slots
 from supervisors import ChildContext, ChildSpec, Intensity, Strategy, SupervisorSpec, open_supervisor
@@ -204,7 +203,7 @@ class Tree:
         while True:
             await asyncio.sleep(self._lease / 3)
             if self._pool is not None:
-                await renewed(list(self._pool.seats.values()), self._pool)
+                await self._pool.renew()
             claims = self.crew.claims()
             if claims:
                 await patiently(lambda claims=claims: self._renew(claims))  # type: ignore[misc]  # a default, not an argument

@@ -4,18 +4,22 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import psutil
 import pytest
 
-from murmur import AgentRuntime, TaskSpec
+from murmur import AgentRuntime, TaskSpec, wiring
 from murmur.envelope import decode_letter
 from murmur.errors import BadSetting, MurmurError
 from murmur.stores.sqlite_idempotency import SqliteIdempotency
+from murmur.task_queue import TaskQueue
+from murmur.transport import Delivery
 from murmur.worker import Worker
+from murmur.worker.hooks import Hooks
 from murmur.worker.pool import Pool
+from murmur.worker.settler import Settler
 from supervisors import Watchdog
 from tests.brokers.redis_server import RedisServer
 from tests.worker.pooled_agents import Asker, Deadly, Sleeper, Squarer, Where
@@ -166,6 +170,39 @@ async def test_a_killed_node_leaves_no_process_behind(redis_server: RedisServer,
     node.kill()
     await node.wait()
     await until(lambda: not any(child.is_running() and child.status() != "zombie" for child in below), within=5.0)
+
+
+async def test_what_comes_in_the_instant_in_which_a_reading_process_dies_is_not_lost(
+    broker: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def connected(name: str) -> TaskQueue:
+        return wiring.connect(broker, store=None, namespace="", consumer_id=name, lease=30.0, retention=60.0)
+
+    queue, other = connected("node"), connected("other")
+    for one in (queue, other):
+        await one.open(owner="w", lease=30.0)
+        await one.open_tasks(["squarer"])
+    settler = Settler(queue, on_stale=lambda _: None, on_delayed=lambda: None)
+    pool = Pool(queue, settler, Hooks(), None, 1, {})  # type: ignore[arg-type]  # no process is started
+    receive = queue.receive
+
+    async def received(agents: Mapping[str, int], *, credit: int, wait: float) -> Sequence[Delivery]:
+        found = await receive(agents, credit=credit, wait=wait)
+        if found:
+            asyncio.get_running_loop().call_soon(taking.cancel)  # before whoever waits for this hears of it
+        return found
+
+    monkeypatch.setattr(queue, "receive", received)
+    taking = asyncio.ensure_future(pool._taken({"squarer": 1}, 1))
+    async with AgentRuntime(broker=broker) as runtime:
+        gathering = asyncio.ensure_future(runtime.gather(Squarer, [3], timeout=20.0))
+        with pytest.raises(asyncio.CancelledError):
+            await taking
+        async with Worker(broker=broker, agents=[Squarer]):
+            (result,) = await gathering
+    assert result.output == 9
+    for one in (queue, other):
+        await one.close()
 
 
 @pytest.mark.parametrize("processes", [-1, 1.5, True, "2"])
