@@ -128,7 +128,11 @@ class TaskQueue:
 
     def result(self, body: bytes) -> ResultMessage:
         """Return the ResultMessage that came to an inbox, or stands in a row. Raises `BadEnvelope`, `BadSignature`."""
-        return decode_result(body if self._seal is None else self._seal.opened(body))
+        return decode_result(self.opened(body))
+
+    def opened(self, body: bytes) -> bytes:
+        """Return an encoded ResultMessage without its signature, which is ours. Raises `BadSignature`."""
+        return body if self._seal is None else self._seal.opened(body)
 
     async def cancel(self, results: Mapping[str, bytes]) -> Mapping[str, State]:
         """End tasks that have not ended; their publishers get the given results. See `Store.cancel`."""

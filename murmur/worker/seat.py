@@ -8,10 +8,10 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol
 
-from attrs import define, field
+from attrs import define, evolve, field
 from loguru import logger
 
-from murmur.errors import LeaseLost, MurmurError
+from murmur.errors import BadSignature, LeaseLost, MurmurError
 from murmur.idempotency import IdempotencyHook, Token
 from murmur.store import Claim
 from murmur.task_queue import TaskQueue, Work
@@ -114,7 +114,10 @@ class Seat:
         return await self.pool.queue.store.recorded(task_id, name)
 
     async def _read(self, task_ids: list[str]) -> Sequence[Any]:
-        return await self.pool.queue.store.read(task_ids)
+        rows = await self.pool.queue.store.read(task_ids)
+        return [
+            row if row is None or row.result is None else evolve(row, result=self._opened(row.result)) for row in rows
+        ]
 
     async def _get(self, keys: list[str]) -> Sequence[bytes | None]:
         return list(await self.pool.queue.store.get(keys))
@@ -140,7 +143,15 @@ class Seat:
 
     async def _replies(self, inbox: str, wait: float) -> list[bytes]:
         found = await self.pool.queue.replies(inbox, wait=min(wait, _REPLIES_WAIT))
-        return [delivery.body for delivery in found]
+        return [body for delivery in found if (body := self._opened(delivery.body))]
+
+    def _opened(self, body: bytes) -> bytes:
+        """Return a result whose signature is ours; nothing, which is no result, where it is not."""
+        try:
+            return self.pool.queue.opened(body)
+        except BadSignature as error:
+            logger.warning("{}: a result was left aside: {}", error.code, error)
+            return b""
 
     async def _is_empty(self, agent: str) -> bool:
         return await self.pool.queue.is_empty(agent)

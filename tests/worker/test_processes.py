@@ -1,6 +1,7 @@
 """Worker processes: real ones, that are killed, crash and hang; with the broker within the node, and on Redis."""
 
 import asyncio
+import base64
 import os
 import signal
 import sys
@@ -100,6 +101,20 @@ async def test_actors_in_processes_ask_others_and_journal_their_steps(broker: st
     async with AgentRuntime(broker=broker) as runtime, node(broker, concurrency=4):
         results = await runtime.gather(Asker, [10] * 12, timeout=60.0)
     assert [result.unwrap() for result in results] == [385] * 12
+
+
+async def test_with_a_key_file_processes_believe_signed_results_alone(broker: str, tmp_path: Path) -> None:
+    keys = tmp_path / "keys.toml"
+    secret = base64.b64encode(os.urandom(32)).decode()
+    keys.write_text(f'[[key]]\nid = "k"\nuse = "sign"\nsecret = "{secret}"\n')
+    async with (
+        AgentRuntime(broker=broker, signing_keys=keys) as runtime,
+        node(broker, concurrency=4, signing_keys=keys) as worker,
+    ):
+        results = await runtime.gather(Asker, [10] * 6, timeout=60.0)
+        assert [result.unwrap() for result in results] == [385] * 6
+        seat = next(iter(pool_of(worker).seats.values()))
+        assert seat._opened(b'{"v":1,"task_id":"x","agent":"squarer","success":true,"output":666}') == b""
 
 
 async def test_a_cancelled_task_is_cancelled_in_its_process(
