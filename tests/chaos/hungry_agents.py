@@ -15,9 +15,11 @@ class Hoarder(Actor[float, int]):
         with contextlib.suppress(OSError):
             while True:
                 files.append(os.open(os.devnull, os.O_RDONLY))
-        await asyncio.sleep(seconds)
-        for file in files:
-            os.close(file)
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            for file in files:
+                os.close(file)
         return len(files)
 
 
