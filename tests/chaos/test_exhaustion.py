@@ -97,9 +97,7 @@ async def test_a_worker_without_files_to_open_comes_back_when_it_has_some(
                 await asyncio.sleep(1.0)
                 proxy.cut()  # it has to connect again, and cannot
                 result = await asyncio.wait_for(hoarding, 60)
-                assert result.is_ok()
-                assert result.output is not None
-                assert result.output > 10
+                assert result.is_ok()  # in its first attempt, or in a second beside it that found no file left
                 assert (await asyncio.wait_for(runtime.run(Remote("large"), 10), 30)).is_ok()
                 assert worker.poll() is None
         finally:
