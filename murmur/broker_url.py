@@ -4,6 +4,7 @@ Every adapter gets its host, credentials and options from here, decoded once: cl
 in whether they percent-decode. The text form is redacted, so that a URL may be logged.
 """
 
+import ssl
 from typing import Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -24,6 +25,7 @@ _PORTS: Final = {
     "amqp": 5672,
     "amqps": 5671,
 }
+_TLS: Final = ("rediss", "tls", "kafka+ssl", "amqps")
 _HIDDEN: Final = "***"
 
 
@@ -48,12 +50,10 @@ class BrokerURL:
         if scheme not in SCHEMES:
             likely = ", ".join(f"{one}://" for one in nearest(scheme, SCHEMES))
             raise BadURL(url=_redact(text), problem=f"unknown scheme {scheme!r}; known, nearest first: {likely}")
-        authority, slash, tail = rest.partition("/")
+        before, _, query = rest.partition("?")
+        authority, slash, path = before.partition("/")
         userinfo, _, addresses = authority.rpartition("@")
         user, _, password = userinfo.partition(":")
-        path, _, query = tail.partition("?")
-        if not slash and "?" in addresses:
-            addresses, _, query = addresses.partition("?")
         given = dict(parse_qsl(query))
         for secret in (password, unquote(password), *(value for name, value in given.items() if _is_secret(name))):
             protect(secret)
@@ -69,6 +69,33 @@ class BrokerURL:
 
     def __str__(self) -> str:
         return _redact(self.raw)
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Its hosts as clients want them: "host:port", IPv6 in brackets."""
+        return tuple(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in self.hosts)
+
+    @property
+    def is_tls(self) -> bool:
+        """Whether the connection is to be encrypted, and the host's certificate verified."""
+        return self.scheme in _TLS
+
+    def tls(self) -> ssl.SSLContext | None:
+        """Return what verifies the host, None for a plain connection. Blocking: reads files.
+
+        Options of the URL: `ca` (file of trusted certificates, default the system's), `cert` and `key` (ours).
+        Raises: BadURL, when one of the files cannot be used.
+        """
+        if not self.is_tls:
+            return None
+        try:
+            context = ssl.create_default_context(cafile=self.options.get("ca"))
+            if "cert" in self.options:
+                context.load_cert_chain(self.options["cert"], self.options.get("key"))
+        except (OSError, ssl.SSLError) as error:
+            files = ", ".join(f"{name}={self.options[name]}" for name in ("ca", "cert", "key") if name in self.options)
+            raise BadURL(url=str(self), problem=f"its certificates cannot be used ({files}): {error}") from None
+        return context
 
 
 def _host(text: str, scheme: str, address: str) -> tuple[str, int]:
