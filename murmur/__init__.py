@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from murmur.stores.sqlite_idempotency import SqliteIdempotency as SqliteIdempotency
     from murmur.task import AgentResult as AgentResult
     from murmur.task import TaskSpec as TaskSpec
+    from murmur.worker import SupervisorNode as SupervisorNode
     from murmur.worker import Worker as Worker
 
 _WHERE = {
@@ -39,6 +40,7 @@ _WHERE = {
     "Reject": "murmur.errors",
     "Remote": "murmur.actor",
     "SqliteIdempotency": "murmur.stores.sqlite_idempotency",
+    "SupervisorNode": "murmur.worker",
     "TaskSpec": "murmur.task",
     "Worker": "murmur.worker",
 }

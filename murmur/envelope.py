@@ -72,6 +72,10 @@ class ErrorNote(Struct, kw_only=True, omit_defaults=True):
     message: str
     at: float
     worker_id: str | None = None
+    suspect: bool = False  # its process died of this task or of another that ran beside it
+    exit: str | None = None  # how the process ended: "signal 11 (SIGSEGV)", "code 3", "out of memory", "hung"
+    handler: str | None = None  # "module:Class.receive" that is to blame
+    stack: str | None = None  # the last stacks of the process, where they were written
 
 
 class DeadLetter(Struct, kw_only=True, omit_defaults=True):

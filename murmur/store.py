@@ -117,6 +117,12 @@ class Failure(Struct, frozen=True, eq=False):
     delay: float
     error: ErrorNote
     crashed: bool = False  # its process died of it: counts as a crash, not as a failure
+    is_suspect: bool = False  # its process died of it or of another: counts as neither, and `error` says so
+
+    @property
+    def is_failure(self) -> bool:
+        """Whether it counts as a failure."""
+        return not (self.crashed or self.is_suspect)
 
 
 class Burial(Struct, frozen=True, eq=False):

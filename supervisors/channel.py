@@ -177,6 +177,12 @@ class Channel(Generic[M]):
             self._notify()
         return payload
 
+    def take_bulk(self) -> list[bytes]:
+        """Return what has arrived and nobody has taken, without waiting; also after the end."""
+        taken, self._received = list(self._received), deque()
+        self._unclaimed = 0
+        return taken
+
     async def flush(self) -> None:
         """Wait until all that was sent has left this process, or the channel is closed."""
         while (self._control or self._bulk or self._is_writing) and not self._is_closed:

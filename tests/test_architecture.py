@@ -60,6 +60,7 @@ def test_nothing_names_the_workplace() -> None:
     none_of(mentions_of_workplace(ROOT))
 
 
+@pytest.mark.alone
 @each_start
 def test_starting_is_quick(program: str) -> None:
     assert cpu_above_bare(program, cwd=ROOT) <= MOST_CPU
@@ -70,6 +71,7 @@ def test_starting_loads_no_client_and_no_server(program: str) -> None:
     none_of(heavy_modules(program, cwd=ROOT))
 
 
+@pytest.mark.alone
 def test_supervisors_alone_start_quickly_and_load_nothing_of_murmur() -> None:
     assert cpu_above_bare("import supervisors", cwd=ROOT) <= MOST_CPU_OF_SUPERVISORS
     program = "import supervisors, sys; assert not any(m.partition('.')[0] == 'murmur' for m in sys.modules)"

@@ -130,7 +130,7 @@ class RedisStore:
         for one in failures:
             claim = one.claim
             errors = encoded_notes((*claim.errors, one.error)[-MAX_ERRORS_KEPT:])
-            failures_now, crashes_now = claim.failures + (not one.crashed), claim.crashes + one.crashed
+            failures_now, crashes_now = claim.failures + one.is_failure, claim.crashes + one.crashed
             returns.append(Return(claim, "fail", one.delay, failures_now, crashes_now, 0, errors))
         return await self._ledger.put_back(returns)
 

@@ -157,10 +157,8 @@ class Rows(ABC):
             for failure in failures:
                 row, written = self._settle(failure.claim, "fail")
                 if row is not None:
-                    if failure.crashed:
-                        row.crashes += 1
-                    else:
-                        row.failures += 1
+                    row.crashes += failure.crashed
+                    row.failures += failure.is_failure
                     row.lapses = 0
                     row.errors = (*row.errors, failure.error)[-MAX_ERRORS_KEPT:]
                     self._requeue(row, failure.delay)

@@ -8,7 +8,7 @@ was noted before the cancel, never by what came back.
 import asyncio
 import enum
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -29,6 +29,7 @@ from murmur.worker.host import Host
 from murmur.worker.slots import Slots
 
 _LOOK: Final = 0.25  # seconds, doubled with each look at work that somebody else does
+STUCK_AFTER: Final = 5.0  # seconds after its cancellation an attempt is taken for one that ignores it
 _UNASKED: Final = 1.0  # seconds until a hook that did not answer is asked again
 
 
@@ -101,6 +102,8 @@ class Attempt:
         "_timer",
         "began",
         "host",
+        "is_stuck",
+        "on_stuck",
         "parent",
         "stop_reason",
         "task",
@@ -114,6 +117,8 @@ class Attempt:
         self.host = host
         self.task: asyncio.Task[None] | None = None
         self.stop_reason: Stop | None = None
+        self.on_stuck: Callable[[Attempt], object] | None = None
+        self.is_stuck = False  # it went on after it was cancelled, and its task without it
         self.began = time.perf_counter()
         self._queue = queue
         self._slots = slots
@@ -151,6 +156,8 @@ class Attempt:
         if self.stop_reason is None and self.task is not None:
             self.stop_reason = why
             self.task.cancel()
+            if self.on_stuck is not None:
+                asyncio.get_running_loop().call_later(STUCK_AFTER, self.on_stuck, self)
 
     async def run(self, publisher: Publisher) -> End:
         """Run it to its end; never raises."""

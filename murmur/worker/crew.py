@@ -8,7 +8,7 @@ connects them, and is the one loop in which a bug of ours may not cost a paid re
 import asyncio
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from attrs import field, frozen
@@ -21,7 +21,7 @@ from murmur.policy import Directive, default_directive
 from murmur.publisher import Publisher
 from murmur.store import Claim
 from murmur.task_queue import Ending, Release, TaskQueue, Work
-from murmur.worker.attempt import Attempt, Deferred, Output, Raised, Stop, Stopped, timed_out
+from murmur.worker.attempt import STUCK_AFTER, Attempt, Deferred, Output, Raised, Stop, Stopped, timed_out
 from murmur.worker.endings import Endings
 from murmur.worker.guard import Idempotency
 from murmur.worker.hooks import Hooks, call
@@ -34,9 +34,16 @@ _SHOWN_OF_ERROR: Final = 300  # characters in a line of the log
 _BROKEN_PAUSE = 1.0  # seconds a task is away whose actor could not be started
 
 
+def _nobody_listens(_: Attempt) -> None:
+    """The end of an attempt interests nobody else."""
+
+
 @frozen
 class Crew:
-    """The running attempts of one worker, by task id. `escalated` is set by an error that its actor escalates."""
+    """The running attempts of one worker, by task id. `escalated` is set by an error that its actor escalates.
+
+    `on_ended` hears of each attempt that is over; so is one that ignores its cancellation, though its code runs on.
+    """
 
     queue: TaskQueue
     slots: Slots
@@ -48,6 +55,18 @@ class Crew:
     hosts: dict[str, Host] = field(factory=dict)
     running: dict[str, Attempt] = field(factory=dict)
     escalated: asyncio.Event = field(factory=asyncio.Event)
+    on_ended: Callable[[Attempt], object] = _nobody_listens
+    _disowning: set[asyncio.Future[None]] = field(factory=set)
+
+    @property
+    def free(self) -> int:
+        """How many more tasks may begin."""
+        return self.slots.free
+
+    @property
+    def broken(self) -> dict[str, str]:
+        """Agents that cannot be served now, and why."""
+        return {host.entry.name: host.held for host in self.hosts.values() if host.held}
 
     def room(self) -> Mapping[str, int]:
         """Return how many messages each agent may take now; agents that may take none are left out."""
@@ -66,6 +85,7 @@ class Crew:
         host.running += 1
         self.running[work.message.task_id] = attempt
         has_slot = self.slots.try_enter()
+        attempt.on_stuck = self._stuck
         attempt.task = asyncio.get_running_loop().create_task(self._run(attempt, has_slot=has_slot))
 
     def lose(self, claim_of: object) -> None:
@@ -92,11 +112,9 @@ class Crew:
         for attempt in list(self.running.values()):
             attempt.stop(Stop.DRAIN)
         if tasks:
-            _, stuck = await asyncio.wait(tasks, timeout=5.0)
+            await asyncio.wait(tasks, timeout=STUCK_AFTER)
             for attempt in list(self.running.values()):
-                if attempt.task in stuck:
-                    logger.error("{} ignores its cancellation; its task is given back", attempt.claim.task_id)
-                    self.settler.settle(Release(attempt.claim))
+                self._stuck(attempt)
 
     # -- one attempt ------------------------------------------------------------------------------
 
@@ -108,12 +126,40 @@ class Crew:
         except BaseException as error:  # noqa: BLE001  ours, or a cancel outside user code: the task goes back
             if not isinstance(error, asyncio.CancelledError):
                 logger.exception("the worker broke at task {}", attempt.claim.task_id)
-            self.settler.settle(Release(attempt.claim, _BROKEN_PAUSE))
+            if not attempt.is_stuck:
+                self.settler.settle(Release(attempt.claim, _BROKEN_PAUSE))
         finally:
-            if self.running.get(attempt.claim.task_id) is attempt:
-                del self.running[attempt.claim.task_id]
-            attempt.host.running -= 1
-            self.slots.leave()
+            if not attempt.is_stuck:
+                self._over(attempt)
+
+    def _over(self, attempt: Attempt) -> None:
+        if self.running.get(attempt.claim.task_id) is attempt:
+            del self.running[attempt.claim.task_id]
+        attempt.host.running -= 1
+        self.slots.leave()
+        self.on_ended(attempt)
+
+    def _stuck(self, attempt: Attempt) -> None:
+        """It ignores its cancellation: what was to become of its task becomes of it now, whatever the code does."""
+        if attempt.is_stuck or self.running.get(attempt.claim.task_id) is not attempt:
+            return
+        attempt.is_stuck = True
+        claim, message = attempt.claim, attempt.message
+        logger.error(
+            "{} task {} ignores its cancellation ({}); it is concluded, but only the end of its process stops its code",
+            message.agent,
+            claim.task_id,
+            attempt.stop_reason.value if attempt.stop_reason else "asked to end",
+        )
+        if attempt.stop_reason is Stop.TIMEOUT:
+            error = timed_out(attempt)
+            self.settler.settle(self.endings.failed(claim, message, error, Answer(), duration_ms=attempt.duration_ms))
+        elif attempt.stop_reason is Stop.LOST:
+            self._disowning.add(disowning := asyncio.ensure_future(self.queue.disown(claim)))
+            disowning.add_done_callback(self._disowning.discard)
+        else:
+            self.settler.settle(Release(claim))
+        self._over(attempt)
 
     async def _attempt(self, attempt: Attempt) -> None:
         claim, message, host = attempt.claim, attempt.message, attempt.host
@@ -134,6 +180,8 @@ class Crew:
         if self.hooks.start:
             await call(self.hooks.start, claim.task_id, message.agent)
         end = await attempt.run(self.publisher)
+        if attempt.is_stuck:
+            return  # its ending was written long ago
         if isinstance(end, Output):
             await self._completed(attempt, end)
         elif isinstance(end, Deferred):

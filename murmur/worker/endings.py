@@ -9,7 +9,7 @@ from typing import Final
 from msgspec import Raw
 
 from murmur.envelope import VERSION, DeadLetter, ErrorNote, ResultMessage, TaskMessage, digest, encode
-from murmur.errors import PayloadTooLarge, TaskExpired, TaskFailed
+from murmur.errors import PayloadTooLarge, TaskExpired, TaskFailed, TaskLost
 from murmur.limits import MAX_ENVELOPE, MAX_ERROR_TEXT, MAX_ERRORS_KEPT
 from murmur.outcome import Answer, Bury, GiveBack, Retry
 from murmur.redaction import redact
@@ -62,7 +62,25 @@ class Endings:
         self, claim: Claim, message: TaskMessage, reason: str, error: BaseException, *, duration_ms: int = 0
     ) -> Burial:
         """Nobody tries this task again."""
-        errors = [*claim.errors, self._note(claim, error)][-MAX_ERRORS_KEPT:]
+        result = self._error(claim, message, error, duration_ms)
+        return self._burial(claim, message, reason, self._note(claim, error), result)
+
+    def wrecked(self, claim: Claim, message: TaskMessage, note: ErrorNote, *, deaths: int) -> Burial:
+        """Nobody tries this task again: it took too many processes with it, the last as `note` says."""
+        error = TaskLost(message.task_id, message.agent, note.error_type, note.message)
+        reason = f"crashed its process {deaths} time{'s' * (deaths != 1)}"
+        return self._burial(claim, message, reason, note, self._error(claim, message, error, 0), crashes=deaths)
+
+    def _burial(
+        self,
+        claim: Claim,
+        message: TaskMessage,
+        reason: str,
+        note: ErrorNote,
+        result: bytes,
+        *,
+        crashes: int | None = None,
+    ) -> Burial:
         letter = DeadLetter(
             reason=reason,
             dead_at=time.time(),
@@ -71,11 +89,11 @@ class Endings:
             task=Raw(claim.delivery.body),
             deliveries=claim.delivery.deliveries,
             attempts=claim.attempts,
-            crashes=claim.crashes,
-            errors=errors,
+            crashes=claim.crashes if crashes is None else crashes,
+            errors=[*claim.errors, note][-MAX_ERRORS_KEPT:],
+            exit=note.exit,
             worker_id=self._worker_id,
         )
-        result = self._error(claim, message, error, duration_ms)
         return Burial(claim=claim, reason=reason, letter=encode(letter), result=result)
 
     def expired(self, claim: Claim, message: TaskMessage) -> Completion:

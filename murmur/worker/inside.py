@@ -8,6 +8,8 @@ import itertools
 import os
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from contextvars import copy_context
 from typing import Any, Final, cast
 
 import attrs
@@ -20,36 +22,23 @@ from murmur.idempotency import Claimed, Kept, Token
 from murmur.names import Topics
 from murmur.policy import Redelivery
 from murmur.redaction import LOGS_JSON, redacting
-from murmur.registry import AnyActor, Registry, entry_of
+from murmur.registry import Registry, entry_of
 from murmur.store import Admission, Claim, NewTask, Row, State, Store, Written
 from murmur.task_queue import Ending, TaskQueue, Work
 from murmur.transport import Delivery, Refusal
 from murmur.worker import wire
+from murmur.worker.attempt import Attempt
 from murmur.worker.crew import Crew
+from murmur.worker.death import RETIRED
 from murmur.worker.endings import Endings
 from murmur.worker.guard import Idempotency
 from murmur.worker.hooks import Hooks
 from murmur.worker.host import Host
+from murmur.worker.marks import AT, mark_steps
+from murmur.worker.setting import Setting
 from murmur.worker.settler import Settler
 from murmur.worker.slots import Slots
 from supervisors.process import Link, ProcessContext
-
-_IDLE: Final = 0.05  # seconds until the node is asked again after it said that there is nothing
-
-
-@attrs.frozen
-class Setting:
-    """What a worker process has to know of its worker; it crosses once, at the start."""
-
-    agents: Mapping[str, AnyActor]
-    namespace: str
-    worker_id: str
-    concurrency: int
-    prefetch: int
-    max_deliveries: int | None
-    broker: str  # as it may be shown
-    is_idempotent: bool
-    lease: float | None  # seconds
 
 
 async def work(ctx: ProcessContext, setting: Setting) -> None:
@@ -66,6 +55,7 @@ class _Line:
         self._numbers = itertools.count(1)
         self._waiting: dict[int, tuple[str, asyncio.Future[Any]]] = {}
         self._sending = asyncio.Lock()
+        self._posts: set[asyncio.Task[None]] = set()
 
     async def call(self, verb: str, *arguments: object) -> Any:
         """Return what the node answers; raises what it raised."""
@@ -75,12 +65,21 @@ class _Line:
         try:
             await self.send(wire.Asked(number, verb, wire.encode(arguments)))
             return await future
+        except asyncio.CancelledError:
+            self.post(wire.Abandoned(number))
+            raise
         finally:
             self._waiting.pop(number, None)
 
     async def send(self, message: wire.FromWorker) -> None:
         """Send a frame, whole and in order, even if the caller is cancelled."""
         await asyncio.shield(asyncio.ensure_future(self._send(wire.encode(message))))
+
+    def post(self, message: wire.FromWorker) -> None:
+        """Send a frame after all others, without waiting for it."""
+        posting = asyncio.ensure_future(self._send(wire.encode(message)))
+        self._posts.add(posting)
+        posting.add_done_callback(self._posts.discard)
 
     def answered(self, answer: wire.Answer) -> None:
         """The node answered a call."""
@@ -192,13 +191,35 @@ class _Queue(TaskQueue):
         await self._line.send(wire.Endings([wire.Ended(claim.task_id, claim.token, "disown")]))
 
 
+class _Slots(Slots):
+    """The slots are the node's: it gives no task without one. Only who parks has to tell."""
+
+    def __init__(self, line: _Line) -> None:
+        super().__init__(sys.maxsize)
+        self._line = line
+
+    @asynccontextmanager
+    async def parking(self) -> AsyncIterator[None]:
+        """See `Slots.parking`."""
+        await self._line.send(wire.Parking(parks=True))
+        try:
+            yield
+        except BaseException:
+            await self._line.send(wire.Parking(parks=False))
+            raise
+        await self._line.call("resume")
+
+
 class _Inside:
     def __init__(self, ctx: ProcessContext, setting: Setting) -> None:
         self._ctx = ctx
         self._setting = setting
         self._line = _Line(ctx.link)
-        self._room = asyncio.Event()
-        self._draining: float | None = None
+        self._changed = asyncio.Event()
+        self._drain: float | None = None
+        self._is_retiring = False  # the node was asked
+        self._may_end = False  # and agreed
+        self._done = 0
         queue = _Queue(self._line, Topics(setting.namespace))
         publisher = wiring.publisher_over(
             queue,
@@ -209,12 +230,13 @@ class _Inside:
         self._settler = Settler(queue, on_stale=lambda _: None, on_delayed=lambda: None)
         self._crew = Crew(
             queue,
-            Slots(setting.concurrency, on_free=self._room.set),
+            _Slots(self._line),
             self._settler,
             Endings(setting.worker_id),
             Hooks(),
             publisher,
             Idempotency(_Hook(self._line), setting.namespace, setting.lease) if setting.is_idempotent else None,
+            on_ended=self._ended,
         )
         for name, actor in setting.agents.items():
             redelivery: Redelivery = actor.redelivery
@@ -223,58 +245,77 @@ class _Inside:
             self._crew.hosts[name] = Host(attrs.evolve(entry_of(actor), name=name), actor, redelivery, self._held)
 
     async def live(self) -> None:
-        """Listen to the node and take its work, until cancelled."""
+        """Listen to the node and do its work, until cancelled, or until it may be replaced."""
+        mark_steps(asyncio.get_running_loop(), self._ctx.beat)
         listening = asyncio.ensure_future(self._listen())
-        consuming = asyncio.ensure_future(self._consume())
+        ending = asyncio.ensure_future(self._end())
         escalating = asyncio.ensure_future(self._crew.escalated.wait())
         try:
             self._ctx.ready(os.getpid())
-            done, _ = await asyncio.wait([listening, consuming, escalating], return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait([listening, ending, escalating], return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
         finally:
-            for task in (consuming, escalating):
+            for task in (ending, escalating):
                 task.cancel()
             await self._crew.stop_all()
             await self._settler.drained()
             listening.cancel()
+        if ending in done:
+            raise SystemExit(RETIRED)
 
     async def _listen(self) -> None:
         while True:
             message = wire.from_node.decode(await self._ctx.link.receive())
             match message:
+                case wire.Work():
+                    for one in message.given:
+                        self._begin(one)
                 case wire.Answer():
                     self._line.answered(message)
                 case wire.Lose():
                     self._crew.lose(message.task_id)
                 case wire.Drain():
-                    self._draining = message.seconds
-                    self._room.set()
+                    self._drain = message.seconds
+                    self._changed.set()
+                case wire.Retire():
+                    self._may_end = True
+                    self._changed.set()
 
-    async def _consume(self) -> None:
-        while self._draining is None:
-            await self._settler.has_room()
-            self._room.clear()
-            room = self._crew.room()
-            if not room:
-                await self._room.wait()
-                continue
-            credit = min(self._crew.slots.free, self._setting.prefetch)
-            found: list[wire.Given] = await self._line.call("work", dict(room), credit)
-            for one in found:
-                message: TaskMessage = decode_task(one.body)
-                self._crew.begin(Work(wire.claim_of(one, message.reply_to), message))
-            if not found:
-                await asyncio.sleep(_IDLE)
-        await self._crew.drain(self._draining)
+    def _begin(self, one: wire.Given) -> None:
+        message: TaskMessage = decode_task(one.body)
+        context = copy_context()
+        context.run(AT.set, message.task_id)
+        context.run(self._crew.begin, Work(wire.claim_of(one, message.reply_to), message))
+
+    async def _end(self) -> None:
+        """Wait until told to drain, and do so; or until this process may be replaced and nothing runs in it."""
+        while self._drain is None:
+            if self._may_end and not self._crew.running:
+                return
+            self._changed.clear()
+            await self._changed.wait()
+        await self._crew.drain(self._drain)
         await self._settler.drained()
         await self._line.call("drained")
         await asyncio.Event().wait()  # until the node ends this process
 
+    def _ended(self, attempt: Attempt) -> None:
+        """An attempt is over, as far as the node is concerned."""
+        self._done += 1
+        self._changed.set()
+        if attempt.is_stuck:
+            self._retire(f"task {attempt.claim.task_id} cannot be ended: it ignores its cancellation")
+        elif self._setting.recycle is not None and self._done >= self._setting.recycle:
+            self._retire(f"{self._done} tasks done")
+
+    def _retire(self, why: str) -> None:
+        if not self._is_retiring:
+            self._is_retiring = True
+            self._line.post(wire.Retiring(why))
+
     def _held(self, host: Host, why: str | None) -> None:
-        self._room.set()
-        if why is not None:
-            logger.error("this process does not serve {} now: {}", host.entry.name, why)
+        self._line.post(wire.Held(host.entry.name, why, for_good=host.is_stopped))
 
 
 def _log_without_secrets() -> None:

@@ -1,263 +1,306 @@
-"""The worker processes of a node: who gets which task, and what a death means for those it had in hand.
+"""A pool of worker processes: who gets which task, and what a death means for those a process had in hand.
 
-A process that was killed from outside makes nobody suspect: its tasks are given back, uncounted. One that died of
-itself (a segfault, an abort, memory, an odd exit) or was killed because it hung had tasks in hand of which one is to
-blame: alone, the task is, and its crash is counted; several are suspects, which run one by one in a process of their
-own until each is cleared or dies alone. See docs/explanation/guarantees.md.
+A task goes to the process that has the least to do. What a death means is told by `death`; suspects run in a spare
+process, one at a time, until each is cleared or dies alone. See docs/explanation/guarantees.md.
 """
 
 import asyncio
-import signal
+import math
 import time
-from collections import deque
-from collections.abc import Coroutine, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any, Final
 
 from attrs import define, field
 from loguru import logger
 
-from murmur.envelope import ErrorNote, decode_result
-from murmur.errors import TaskFailed
-from murmur.idempotency import IdempotencyHook
-from murmur.patience import patiently
+from murmur.envelope import ErrorNote
 from murmur.policy import Redelivery
+from murmur.registry import AnyActor
 from murmur.store import Claim, Failure
 from murmur.task_queue import Ending, Release, TaskQueue, Work
-from murmur.transport import Delivery
 from murmur.worker import wire
-from murmur.worker.hooks import Hooks, call
-from murmur.worker.inside import Setting, work
-from murmur.worker.seat import Seat, settled
+from murmur.worker.death import Blame, blame, deaths, exit_of, is_suspect
+from murmur.worker.desk import Desk
+from murmur.worker.endings import Endings
+from murmur.worker.hooks import Hooks, call, call_ended
+from murmur.worker.inside import work
+from murmur.worker.seat import Seat
+from murmur.worker.setting import Keeping, Setting
 from murmur.worker.settler import Settler
-from supervisors import ChildContext, ChildSpec, Exceeded, Intensity, Isolation, Strategy, SupervisorSpec, Watchdog
-from supervisors.events import ChildExited, ChildStopped, EventStream
+from murmur.worker.slots import Slots
+from murmur.worker.spares import PREFIX, Spares
+from supervisors import ChildContext, ChildSpec, Exceeded, Intensity, Isolation, Restart, Supervisor, SupervisorSpec
+from supervisors.events import ChildExited, ChildStopped
 from supervisors.process import Link
-from supervisors.reasons import ExitReason, Killed, Normal, Stopped
+from supervisors.reasons import ExitReason, Hung, Killed
 
-WATCHDOG: Final = Watchdog()
-_WAIT: Final = 5.0  # seconds one read of the mailboxes waits
-_OUTSIDE: Final = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
-_SUSPECTS_KEPT: Final = 10_000
+_BYSTANDER: Final = 2  # deaths beside which a task may stand before it is itself in doubt
+_BYSTANDERS_KEPT: Final = 10_000
+_STACK_KEPT: Final = 16_384  # characters of the stacks in a dead letter
 
 
 @define(eq=False)
 class Pool:
-    """`count` worker processes below one supervisor, and the seats of those that live."""
+    """`count` worker processes below one supervisor, for the agents of `setting`. `on_room`: there may be room now."""
 
+    id: str  # of its supervisor
     queue: TaskQueue
     settler: Settler
+    slots: Slots  # of the whole node
+    endings: Endings
     hooks: Hooks
+    desk: Desk
     setting: Setting
+    keeping: Keeping
     count: int
+    concurrency: int  # of all its processes together
     redelivery: Mapping[str, Redelivery]
-    idempotency: IdempotencyHook | None = None
+    on_room: Callable[[], object]
+    supervisor: Callable[[], Supervisor | None]
     seats: dict[int, Seat] = field(factory=dict)  # by pid
-    _pids: dict[tuple[str, int], int] = field(factory=dict)  # by child and incarnation
-    _reading: asyncio.Lock = field(factory=asyncio.Lock)
-    _suspects: dict[str, None] = field(factory=dict)  # task ids, oldest first
+    stopped: dict[str, str] = field(factory=dict)  # agents that nobody serves any more, and why
+    _running: Counter[str] = field(factory=Counter)  # tasks in hand, by agent
+    _pids: dict[tuple[str, int], int] = field(factory=dict)  # by path and incarnation
     _apart: deque[Work] = field(factory=deque)  # suspects that wait for a process of their own
-    _draining: asyncio.Event = field(factory=asyncio.Event)
-    _read: asyncio.Future[Any] | None = None  # of the mailboxes, at this moment
+    _beside: Counter[str] = field(factory=Counter)  # deaths beside which a task stood, by task id
+    _spares: Spares = field(init=False)
+    _is_draining: bool = False
     _hooks_running: set[asyncio.Task[None]] = field(factory=set)
+
+    def __attrs_post_init__(self) -> None:
+        self._spares = Spares(self._spare, self.supervisor, lambda: bool(self._apart) and not self._is_draining)
 
     def spec(self) -> SupervisorSpec:
         """Return the supervisor of the processes."""
         return SupervisorSpec(
-            strategy=Strategy.ONE_FOR_ONE,
             intensity=Intensity(max_restarts=max(20, 4 * self.count), period=10.0),
             exceeded=Exceeded.PAUSE,
             pause=5.0,
-            children=[
-                ChildSpec(
-                    id=f"process-{number}",
-                    start=work,
-                    args=(self.setting,),
-                    isolation=Isolation.PROCESS,
-                    peer=self._sit,
-                    watchdog=WATCHDOG,
-                    shutdown=2.0,
-                )
-                for number in range(1, self.count + 1)
-            ],
+            children=[self._process(f"process-{number}") for number in range(1, self.count + 1)],
         )
 
-    async def listen(self, events: EventStream) -> None:
-        """Hear how processes end, and decide what becomes of what they had in hand."""
-        async for event in events:
-            match event:
-                case ChildExited() | ChildStopped():
-                    self._died(self._pids.pop((event.child, event.incarnation), 0), event.reason)
+    # -- a place for tasks ------------------------------------------------------------------------
 
-    # -- work -------------------------------------------------------------------------------------
+    @property
+    def free(self) -> int:
+        """How many more tasks its processes may get now."""
+        if self._is_draining or len(self._apart) > self.concurrency:
+            return 0
+        return sum(seat.free for seat in self.seats.values())
 
-    async def work_for(self, seat: Seat, room: dict[str, int], credit: int) -> list[wire.Given]:
-        """Wait for tasks for a process; one process at a time reads."""
-        async with self._reading:
-            if self._draining.is_set() or seat.is_alone or credit <= 0:
-                return []
-            if self._apart and seat is min(self.seats.values(), key=lambda one: len(one.claims)):
-                if seat.claims:
-                    return []  # it takes no more, and when it is empty one of those
-                seat.is_alone = True
-                return self._started(seat, [self._apart.popleft()])
-            work = await self._taken(room, credit)
-            self._apart += [one for one in work if one.claim.task_id in self._suspects]
-            clear = [one for one in work if one.claim.task_id not in self._suspects]
-            if seat.link.pid in self.seats:
-                return self._started(seat, clear)
-            self._release(clear)  # it died while we read
-            return []
+    def room(self) -> Mapping[str, int]:
+        """Return how many messages each agent may take now; agents that may take none are left out."""
+        if not (most := min(self.free, self.slots.free)):
+            return {}
+        room = {name: min(most, self._room_of(name, actor)) for name, actor in self.setting.agents.items()}
+        return {name: count for name, count in room.items() if count > 0}
 
-    async def _taken(self, room: dict[str, int], credit: int) -> Sequence[Work]:
-        """Read the mailboxes and have what came granted. A drain ends the wait."""
-        reading = self._read = asyncio.ensure_future(
-            patiently(lambda: self.queue.receive(room, credit=credit, wait=_WAIT))
-        )
-        try:
-            deliveries = await reading
-        except asyncio.CancelledError:
-            reading.cancel()
-            reading.add_done_callback(self._brought_back)  # what came in the same instant is nobody's yet
-            if self._draining.is_set() and reading.cancelled():
-                return ()
-            raise
-        if not deliveries:
-            return ()
-        granted = self.queue.granted(deliveries)
-        if granted is not None:
-            return granted
-        granting = asyncio.ensure_future(patiently(lambda: self.queue.grant(deliveries)))
-        try:
-            return await asyncio.shield(granting)
-        except asyncio.CancelledError:
-            granting.add_done_callback(self._given_back)
-            raise
-
-    def _brought_back(self, reading: "asyncio.Future[Sequence[Delivery]]") -> None:
-        if reading.cancelled() or reading.exception() is not None or not (deliveries := reading.result()):
+    def begin(self, work: Work) -> None:
+        """Give a granted task to a process. One that nobody can take any more goes back to the broker."""
+        if is_suspect(work.claim.errors):
+            self._apart.append(work)
+            self._next_suspect()
             return
-        granted = self.queue.granted(deliveries)
-        if granted is not None:
-            self._release(granted)
+        seats = [seat for seat in self.seats.values() if seat.free and work.message.agent not in seat.held]
+        if not seats or self._is_draining:
+            self.settler.settle(Release(work.claim))
             return
-        granting = asyncio.ensure_future(patiently(lambda: self.queue.grant(deliveries)))
-        granting.add_done_callback(self._given_back)
-
-    def _given_back(self, granting: "asyncio.Future[Sequence[Work]]") -> None:
-        if not granting.cancelled() and granting.exception() is None:
-            self._release(granting.result())
-
-    def _release(self, work: Sequence[Work]) -> None:
-        for one in work:
-            self.settler.settle(Release(one.claim))
-
-    def _started(self, seat: Seat, work: Sequence[Work]) -> list[wire.Given]:
-        for one in work if self.hooks.start else ():
-            self._hook(call(self.hooks.start, one.claim.task_id, one.message.agent))
-        return seat.give(work)
-
-    def ended(self, claim: Claim, one: wire.Ended) -> None:
-        """A process said how an attempt ended: write it."""
-        self._suspects.pop(claim.task_id, None)
-        if one.kind == "disown":
-            self._hook(self.queue.disown(claim))
-            return
-        ending: Ending = wire.ending_of(one, claim)
-        self.settler.settle(ending)
-        agent = self.queue.topics.agent_of(claim.delivery.topic)
-        if one.kind == "complete" and (self.hooks.complete or self.hooks.error):
-            result = decode_result(one.result)
-            if result.success:
-                self._hook(call(self.hooks.complete, claim.task_id, agent, result.duration_ms))
-            else:
-                error = TaskFailed(claim.task_id, agent, result.error_type or "", result.error_message or "")
-                self._hook(call(self.hooks.error, claim.task_id, agent, error))
-        elif one.error is not None and self.hooks.error:
-            error = TaskFailed(claim.task_id, agent, one.error.error_type, one.error.message)
-            self._hook(call(self.hooks.error, claim.task_id, agent, error))
+        self._give(min(seats, key=lambda seat: len(seat.in_hand)), work)
 
     def lose(self, claim_of: object) -> None:
         """A delivery, or a task by its id, is no longer ours: take it from whoever has it."""
         for waiting in [one for one in self._apart if claim_of in (one.claim.delivery, one.claim.task_id)]:
             self._apart.remove(waiting)
         for seat in self.seats.values():
-            for held in list(seat.claims.values()):
-                if claim_of in (held.claim.delivery, held.claim.task_id):
-                    seat.lose(held.claim)
+            for claim in seat.claims():
+                if claim_of in (claim.delivery, claim.task_id):
+                    seat.lose(claim)
 
-    async def renew(self) -> None:
-        """Renew what is in hand, where the store does not do so by itself."""
-        claims = [work.claim for seat in self.seats.values() for work in seat.claims.values()]
-        claims += [work.claim for work in self._apart]
-        if not claims:
-            return
-        for claim, is_ours in zip(claims, await patiently(lambda: self.queue.store.renew(claims)), strict=True):
-            if not is_ours:
-                self.lose(claim.delivery)
-                await self.queue.disown(claim)
+    def claims(self) -> list[Claim]:
+        """Return the rights to all it has."""
+        held = [claim for seat in self.seats.values() for claim in seat.claims()]
+        return held + [one.claim for one in self._apart]
 
     @property
     def running(self) -> int:
         """Tasks in hand of all processes."""
-        return sum(len(seat.claims) for seat in self.seats.values())
+        return sum(len(seat.in_hand) for seat in self.seats.values())
+
+    @property
+    def broken(self) -> dict[str, str]:
+        """Agents that none of its processes can serve now, and why."""
+        seats = list(self.seats.values())
+        nowhere = [agent for agent in self.setting.agents if seats and all(agent in seat.held for seat in seats)]
+        return {agent: seats[0].held[agent] for agent in nowhere} | self.stopped
 
     async def drain(self, seconds: float) -> None:
         """Have all processes drain, and give back what they do not end."""
-        self._draining.set()
-        if self._read is not None:
-            self._read.cancel()
+        self._is_draining = True
+        self._spares.close()
         self._release(self._apart)
         self._apart.clear()
-        await asyncio.gather(*(settled(seat, seconds) for seat in list(self.seats.values())))
-        self.give_all_back()
+        await asyncio.gather(*(seat.drain(seconds) for seat in list(self.seats.values())))
+        await self.stop_all()
 
-    def give_all_back(self) -> None:
+    async def stop_all(self) -> None:
         """Give back whatever a process has in hand, uncounted."""
+        self._spares.close()
         for seat in self.seats.values():
-            held, seat.claims = list(seat.claims.values()), {}
-            self._release(held)
+            self._release(self._emptied(seat))
+
+    # -- what seats say ---------------------------------------------------------------------------
+
+    def ended(self, work: Work, one: wire.Ended) -> None:
+        """A process said how an attempt ended: write it."""
+        claim, agent = work.claim, work.message.agent
+        self._running[agent] -= 1
+        self._beside.pop(claim.task_id, None)
+        if one.kind == "disown":
+            self._aside(self.queue.disown(claim))
+            return
+        ending: Ending = wire.ending_of(one, claim)
+        self.settler.settle(ending)
+        if self.hooks.complete or self.hooks.error:
+            self._aside(call_ended(self.hooks, claim.task_id, agent, result=one.result, error=one.error))
+
+    def changed(self) -> None:
+        """A process has room, or is idle."""
+        self._next_suspect()
+        self.on_room()
+
+    def held(self, seat: Seat, one: wire.Held) -> None:
+        """An agent cannot be served by a process now, or can again."""
+        if one.why is None:
+            seat.held.pop(one.agent, None)
+        else:
+            seat.held[one.agent] = one.why
+            logger.error("worker process {} does not serve {} now: {}", seat.link.pid, one.agent, one.why)
+        if one.for_good and one.why is not None:
+            self.stopped[one.agent] = one.why
+        self.on_room()
+
+    def died(self, path: str, incarnation: int, reason: ExitReason) -> None:
+        """A child of the tree ended: if it was a process of this pool, decide what becomes of what it had in hand."""
+        seat = self.seats.pop(self._pids.pop((path, incarnation), 0), None)
+        if seat is None:
+            return
+        held = {work.claim.task_id: work for work in self._emptied(seat)}
+        verdict = self._blamed(reason, held)
+        if verdict != Blame():
+            logger.error("worker process {} {}; it had {} tasks in hand", seat.link.pid, reason, len(held))
+        for task_id, one in held.items():
+            if task_id == verdict.guilty:
+                self._crashed(one, reason)
+            elif task_id in verdict.suspects:
+                note = self._note(one, reason, suspect=True)
+                self.settler.settle(Failure(one.claim, 0.0, note, is_suspect=True))
+            else:
+                self.settler.settle(Release(one.claim))
+        self.changed()
 
     # -- processes --------------------------------------------------------------------------------
 
+    def _process(self, name: str, *, restart: Restart = Restart.PERMANENT) -> ChildSpec:
+        return ChildSpec(
+            id=name,
+            start=work,
+            args=(self.setting,),
+            restart=restart,
+            isolation=Isolation.PROCESS,
+            peer=self._sit,
+            watchdog=self.keeping.watchdog,
+            shutdown=2.0,
+        )
+
+    def _spare(self, name: str) -> ChildSpec:
+        return self._process(name, restart=Restart.TEMPORARY)
+
     async def _sit(self, ctx: ChildContext, link: Link) -> None:
-        child = ctx.id.removesuffix(".peer")
-        for one, incarnation in [place for place in self._pids if place[0] == child]:
-            self._died(self._pids.pop((one, incarnation)), Killed())  # whose end nobody heard of
-        self._pids[child, ctx.incarnation] = link.pid
-        seat = self.seats[link.pid] = Seat(self, link)
+        path = ctx.path.removesuffix(".peer")
+        for before in [place for place in self._pids if place[0] == path]:
+            self.died(*before, Killed())  # whose end nobody heard of
+        self._pids[path, ctx.incarnation] = link.pid
+        is_spare = path.rpartition("/")[2].startswith(PREFIX)
+        share = math.ceil(self.concurrency / self.count)
+        seat = self.seats[link.pid] = Seat(self, link, self.desk, share, is_spare)
+        self.changed()
         await seat.serve()
 
-    def _died(self, pid: int, reason: ExitReason) -> None:
-        seat = self.seats.pop(pid, None)
-        if seat is None:
-            return
-        held, seat.claims = list(seat.claims.values()), {}
-        if isinstance(reason, Normal | Stopped) or (isinstance(reason, Killed) and reason.signal in (0, *_OUTSIDE)):
-            self._release(held)
-        elif len(held) == 1:
-            logger.error("task {} crashed its process: {}", held[0].claim.task_id, reason)
-            self._crashed(held[0], reason)
-        else:
-            logger.error("a worker process {}; {} tasks it had in hand run one by one", reason, len(held))
-            for one in held:
-                self._suspects[one.claim.task_id] = None
-            while len(self._suspects) > _SUSPECTS_KEPT:
-                del self._suspects[next(iter(self._suspects))]
-            self._release(held)
+    # -- inside -----------------------------------------------------------------------------------
 
-    def _crashed(self, work: Work, reason: ExitReason) -> None:
-        claim = work.claim
-        note = ErrorNote(
-            attempt=claim.attempts,
+    def _room_of(self, name: str, actor: AnyActor) -> int:
+        if name in self.stopped or all(name in seat.held for seat in self.seats.values() if seat.free):
+            return 0
+        return self.concurrency if actor.concurrency is None else actor.concurrency - self._running[name]
+
+    def _give(self, seat: Seat, one: Work) -> None:
+        self.slots.take()
+        self._running[one.message.agent] += 1
+        if self.hooks.start:
+            self._aside(call(self.hooks.start, one.claim.task_id, one.message.agent))
+        seat.give(one)
+
+    def _next_suspect(self) -> None:
+        if self._apart:
+            idle = next((one for one in self.seats.values() if one.is_spare and not one.in_hand), None)
+            if idle is not None and not idle.is_closed:
+                self._give(idle, self._apart.popleft())
+        self._spares.stir()
+
+    def _emptied(self, seat: Seat) -> list[Work]:
+        for one in seat.in_hand.values():
+            self._running[one.message.agent] -= 1
+        return seat.emptied()
+
+    def _blamed(self, reason: ExitReason, held: Mapping[str, Work]) -> Blame:
+        """Blame as `death` does, but doubt whoever stood beside too many deaths, too: it may have been he."""
+        verdict = blame(reason, held, at=getattr(reason, "note", ""))
+        if verdict == Blame() or verdict.suspects == held.keys():
+            return verdict
+        for task_id in held:
+            self._beside[task_id] += 1
+        while len(self._beside) > _BYSTANDERS_KEPT:
+            del self._beside[next(iter(self._beside))]
+        doubted = {task_id for task_id in held if self._beside[task_id] >= _BYSTANDER} - {verdict.guilty}
+        return Blame(verdict.guilty, verdict.suspects | doubted)
+
+    def _crashed(self, one: Work, reason: ExitReason) -> None:
+        claim, message = one.claim, one.message
+        redelivery = self.redelivery.get(message.agent, Redelivery())
+        note = self._note(one, reason)
+        logger.error("task {} took its process with it: {}", claim.task_id, reason)
+        if deaths(claim) + 1 >= redelivery.max_crashes:
+            self.settler.settle(self.endings.wrecked(claim, message, note, deaths=deaths(claim) + 1))
+        else:
+            delay = redelivery.backoff.delay(claim.crashes, random=0.5)
+            self.settler.settle(Failure(claim, delay, note, crashed=True))
+
+    def _note(self, one: Work, reason: ExitReason, *, suspect: bool = False) -> ErrorNote:
+        actor = self.setting.agents[one.message.agent]
+        stacks = reason.stacks if isinstance(reason, Hung) else getattr(reason, "stack", "")
+        return ErrorNote(
+            attempt=one.claim.attempts,
             error_type=type(reason).__name__,
             message=f"its process {reason}",
             at=time.time(),
             worker_id=self.setting.worker_id,
+            suspect=suspect,
+            exit=exit_of(reason),
+            handler=f"{actor.__module__}:{actor.__qualname__}.receive",
+            stack=stacks[-_STACK_KEPT:] or None,
         )
-        redelivery = self.redelivery.get(work.message.agent, Redelivery())
-        self.settler.settle(Failure(claim, redelivery.backoff.delay(claim.crashes, random=0.5), note, crashed=True))
 
-    def _hook(self, running: Coroutine[Any, Any, None]) -> None:
+    def _release(self, works: Iterable[Work]) -> None:
+        for one in works:
+            self.settler.settle(Release(one.claim))
+
+    def _aside(self, running: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(running)
         self._hooks_running.add(task)
         task.add_done_callback(self._hooks_running.discard)
+
+
+def is_end(event: object) -> bool:
+    """Whether an event tells that a child ended."""
+    return isinstance(event, ChildExited | ChildStopped)

@@ -2,96 +2,205 @@
 
 What a process says of a task counts only while the node holds the claim it was given, so a task can be taken from it
 at any time. From the frame that says how an attempt ended, the ending is the node's: the process may die.
+Who gets which task is decided in `pool`; what processes may ask is answered in `desk`.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Coroutine
 from typing import Any, Final, Protocol
 
-from attrs import define, evolve, field
+from attrs import define, field
 from loguru import logger
 
-from murmur.errors import BadSignature, LeaseLost, MurmurError
-from murmur.idempotency import IdempotencyHook, Token
+from murmur.errors import LeaseLost, MurmurError
 from murmur.store import Claim
-from murmur.task_queue import TaskQueue, Work
-from murmur.transport import Refusal
+from murmur.task_queue import Work
 from murmur.worker import wire
+from murmur.worker.desk import Desk
+from murmur.worker.slots import Slots
 from supervisors.channel import ChannelClosed
 from supervisors.process import Link
+from supervisors.watchdog import Verdict
 
-_REPLIES_WAIT: Final = 5.0  # seconds one look into an inbox waits
+_DRAINED_WITHIN: Final = 5.0  # seconds a process may take beyond its drain
 
 
-class Desk(Protocol):
+class Owner(Protocol):
     """What a seat needs of the pool it belongs to."""
 
-    @property
-    def queue(self) -> TaskQueue:
-        """The broker."""
+    slots: Slots
 
-    @property
-    def idempotency(self) -> IdempotencyHook | None:
-        """The worker's hook."""
-
-    async def work_for(self, seat: "Seat", room: dict[str, int], credit: int) -> list[wire.Given]:
-        """Wait for tasks that a process may have: so many of each agent, at most `credit`."""
-
-    def ended(self, claim: Claim, one: wire.Ended) -> None:
+    def ended(self, work: Work, one: wire.Ended) -> None:
         """A process said how an attempt ended."""
+
+    def changed(self) -> None:
+        """A seat has room, or none any more."""
+
+    def held(self, seat: "Seat", one: wire.Held) -> None:
+        """An agent cannot be served there now, or can again."""
 
 
 @define(eq=False)
 class Seat:
-    """One worker process, from its start to its end."""
+    """One worker process, from its start to its end. `share`: how many tasks it works on at once."""
 
-    pool: Desk
+    pool: Owner
     link: Link
-    claims: dict[str, Work] = field(factory=dict)  # by task id: what it has in hand
-    is_alone: bool = False  # it runs one suspect, and gets nothing else
+    desk: Desk
+    share: int
+    is_spare: bool = False  # it runs suspects, one at a time, and nothing else
+    in_hand: dict[str, Work] = field(factory=dict)  # by task id
+    lost: set[str] = field(factory=set)  # of those in hand: no longer ours, whatever comes of them
+    parked: int = 0
+    held: dict[str, str] = field(factory=dict)  # agents it cannot serve now, and why
+    is_closed: bool = False  # it drains or is to be replaced, and gets nothing more
     drained: asyncio.Event = field(factory=asyncio.Event)
-    _sending: asyncio.Lock = field(factory=asyncio.Lock)
-    _calls: set[asyncio.Task[None]] = field(factory=set)
+    _is_over: bool = False
+    _out: asyncio.Queue[bytes] = field(factory=asyncio.Queue)
+    _giving: list[wire.Given] = field(factory=list)
+    _calls: dict[int, asyncio.Task[None]] = field(factory=dict)
+
+    @property
+    def free(self) -> int:
+        """How many more tasks it may get now."""
+        if self.is_closed or self.is_spare or self.link.verdict is Verdict.LATE:
+            return 0
+        return max(self.share - (len(self.in_hand) - self.parked), 0)
 
     async def serve(self) -> None:
         """Answer the process as long as it lives."""
+        writing = asyncio.ensure_future(self._write())
         try:
             while True:
-                message = wire.from_worker.decode(await self.link.receive())
-                if isinstance(message, wire.Endings):
-                    self._ended(message.endings)
-                else:
-                    call = asyncio.ensure_future(self._answer(message))
-                    self._calls.add(call)
-                    call.add_done_callback(self._calls.discard)
+                self._heard(wire.from_worker.decode(await self.link.receive()))
         except ChannelClosed:
             return  # it died; the supervisor says of what
         finally:
-            for call in self._calls:
+            writing.cancel()
+            self._is_over = True
+            for call in self._calls.values():
                 call.cancel()
+            for words in self.link.take():
+                message = wire.from_worker.decode(words)
+                if isinstance(message, wire.Endings | wire.Parking):
+                    self._heard(message)
 
-    async def tell(self, message: wire.FromNode) -> None:
-        """Send a frame; a process that died meanwhile does not matter."""
+    def tell(self, message: wire.FromNode) -> None:
+        """Send a frame after all others; a process that died meanwhile does not matter."""
+        self._flush()
+        self._out.put_nowait(wire.encode(message))
+
+    def give(self, work: Work) -> None:
+        """Have the process begin a task, with all others of this loop turn."""
+        self.in_hand[work.claim.task_id] = work
+        if not self._giving:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._giving.append(wire.given(work))
+
+    def lose(self, claim: Claim) -> None:
+        """A task is no longer ours: have the process end it, and write nothing of it."""
+        self.lost.add(claim.task_id)
+        self.tell(wire.Lose(claim.task_id))
+
+    def claims(self) -> list[Claim]:
+        """Return the rights to what it has in hand, those that were lost left out."""
+        return [work.claim for task_id, work in self.in_hand.items() if task_id not in self.lost]
+
+    def emptied(self) -> list[Work]:
+        """It is dead, or may run on for nothing: take everything from it and return what is still ours."""
+        self.is_closed = self._is_over = True
+        works = [work for task_id, work in self.in_hand.items() if task_id not in self.lost]
+        for _ in range(len(self.in_hand) - self.parked):
+            self.pool.slots.leave()
+        self.in_hand.clear()
+        self.lost.clear()
+        self.parked = 0
+        return works
+
+    async def drain(self, seconds: float) -> None:
+        """Have the process drain, and wait for it."""
+        self.is_closed = True
+        self.tell(wire.Drain(seconds))
         try:
-            async with self._sending:
-                await self.link.send(wire.encode(message))
+            async with asyncio.timeout(seconds + _DRAINED_WITHIN):
+                await self.drained.wait()
+        except TimeoutError:
+            logger.error("worker process {} did not drain in {:g} s; its tasks are given back", self.link.pid, seconds)
+
+    # -- inside -----------------------------------------------------------------------------------
+
+    def _flush(self) -> None:
+        if self._giving:
+            given, self._giving = self._giving, []
+            self._out.put_nowait(wire.encode(wire.Work(given)))
+
+    async def _write(self) -> None:
+        try:
+            while True:
+                await self.link.send(await self._out.get())
         except ChannelClosed:
             return
 
-    def give(self, work: Sequence[Work]) -> list[wire.Given]:
-        """Note what the process has in hand from now on."""
-        for one in work:
-            self.claims[one.claim.task_id] = one
-        return [wire.given(one) for one in work]
+    def _heard(self, message: wire.FromWorker) -> None:
+        match message:
+            case wire.Endings():
+                for one in message.endings:
+                    self._ended(one)
+                self.pool.changed()
+            case wire.Asked():
+                self._call(message.number, self._answer(message))
+            case wire.Abandoned():
+                if (call := self._calls.get(message.number)) is not None:
+                    call.cancel()
+            case wire.Parking():
+                self._park(parks=message.parks)
+            case wire.Held():
+                self.pool.held(self, message)
+            case wire.Retiring():
+                logger.info("worker process {} is replaced when it is idle: {}", self.link.pid, message.why)
+                self.is_closed = True
+                self.tell(wire.Retire())
 
-    # -- what it asks -----------------------------------------------------------------------------
+    def _ended(self, one: wire.Ended) -> None:
+        work = self.in_hand.get(one.task_id)
+        if work is None or work.claim.token != one.token:
+            return  # taken from it meanwhile
+        del self.in_hand[one.task_id]
+        self.pool.slots.leave()
+        if one.task_id in self.lost:
+            self.lost.discard(one.task_id)
+            if one.kind != "disown":
+                return
+        self.pool.ended(work, one)
+
+    def _park(self, *, parks: bool) -> None:
+        self.parked += 1 if parks else -1
+        if parks:
+            self.pool.slots.leave()
+            self.pool.changed()
+        else:
+            self.pool.slots.take()
+
+    async def _resume(self) -> None:
+        """A parked task goes on: it waits for a slot, and has one from here on."""
+        try:
+            await self.pool.slots.resume()
+        except asyncio.CancelledError:
+            if self._is_over and not self.in_hand:
+                self.pool.slots.leave()  # it had been counted out already
+            raise
+        finally:
+            self.parked = max(self.parked - 1, 0)
+
+    def _call(self, number: int, answering: Coroutine[Any, Any, None]) -> None:
+        call = self._calls[number] = asyncio.get_running_loop().create_task(answering)
+        call.add_done_callback(lambda _: self._calls.pop(number, None))
 
     async def _answer(self, asked: wire.Asked) -> None:
         error = None
         try:
             arguments = wire.ARGUMENTS[asked.verb].decode(asked.arguments)
-            result = await getattr(self, f"_{asked.verb}")(*arguments)
-            value = wire.encode(result)
+            value = wire.encode(await self._verb(asked.verb)(*arguments))
         except LeaseLost as lost:
             error, value = "LeaseLost", f"{lost.task_id} {lost.token}".encode()
         except MurmurError as problem:
@@ -99,108 +208,25 @@ class Seat:
         except Exception as problem:  # noqa: BLE001  one call of one process must not end the node
             logger.exception("the node could not answer {}", asked.verb)
             error, value = type(problem).__name__, str(problem).encode()
-        await self.tell(wire.Answer(asked.number, value, error))
+        self.tell(wire.Answer(asked.number, value, error))
 
-    async def _work(self, room: dict[str, int], credit: int) -> list[wire.Given]:
-        return await self.pool.work_for(self, room, credit)
+    def _verb(self, name: str) -> Callable[..., Coroutine[Any, Any, object]]:
+        match name:
+            case "resume":
+                return self._resume
+            case "drained":
+                return self._drained
+            case "record":
+                return self._record
+            case _:
+                verb: Callable[..., Coroutine[Any, Any, object]] = getattr(self.desk, name)
+                return verb
 
     async def _record(self, task_id: str, token: int, name: str, value: bytes) -> bytes:
-        held = self.claims.get(task_id)
-        if held is None or held.claim.token != token:
+        work = self.in_hand.get(task_id)
+        if work is None or work.claim.token != token or task_id in self.lost:
             raise LeaseLost(task_id=task_id, token=token)
-        return await self.pool.queue.store.record(held.claim, name, value)
-
-    async def _recorded(self, task_id: str, name: str) -> bytes | None:
-        return await self.pool.queue.store.recorded(task_id, name)
-
-    async def _read(self, task_ids: list[str]) -> Sequence[Any]:
-        rows = await self.pool.queue.store.read(task_ids)
-        return [
-            row if row is None or row.result is None else evolve(row, result=self._opened(row.result)) for row in rows
-        ]
-
-    async def _get(self, keys: list[str]) -> Sequence[bytes | None]:
-        return list(await self.pool.queue.store.get(keys))
-
-    async def _put(self, key: str, value: bytes, ttl: float | None) -> None:
-        await self.pool.queue.store.put(key, value, ttl=ttl)
-
-    async def _listed(self, prefix: str) -> Mapping[str, bytes]:
-        return await self.pool.queue.store.listed(prefix)
-
-    async def _cancel(self, results: dict[str, bytes]) -> Mapping[str, Any]:
-        return await self.pool.queue.cancel(results)
-
-    async def _submit(self, tasks: list[Any]) -> list[tuple[object, object]]:
-        answers = await self.pool.queue.submit(tasks)
-        return [(None, one) if isinstance(one, Refusal) else (one, None) for one in answers]
-
-    async def _open_tasks(self, agents: list[str]) -> None:
-        await self.pool.queue.open_tasks(agents)
-
-    async def _open_inbox(self, inbox: str) -> None:
-        await self.pool.queue.open_inbox(inbox)
-
-    async def _replies(self, inbox: str, wait: float) -> list[bytes]:
-        found = await self.pool.queue.replies(inbox, wait=min(wait, _REPLIES_WAIT))
-        return [body for delivery in found if (body := self._opened(delivery.body))]
-
-    def _opened(self, body: bytes) -> bytes:
-        """Return a result whose signature is ours; nothing, which is no result, where it is not."""
-        try:
-            return self.pool.queue.opened(body)
-        except BadSignature as error:
-            logger.warning("{}: a result was left aside: {}", error.code, error)
-            return b""
-
-    async def _is_empty(self, agent: str) -> bool:
-        return await self.pool.queue.is_empty(agent)
-
-    async def _claim_key(self, key: str, task_id: str, number: int, digest: str, lease: float) -> object:
-        return wire.said(await self._hook().claim(key, Token(task_id, number), digest, lease))
-
-    async def _renew_key(self, key: str, task_id: str, number: int, lease: float) -> bool:
-        return await self._hook().renew(key, Token(task_id, number), lease)
-
-    async def _complete_key(self, key: str, task_id: str, number: int, output: bytes) -> object:
-        return wire.said(await self._hook().complete(key, Token(task_id, number), output))
-
-    async def _abandon_key(self, key: str, task_id: str, number: int) -> None:
-        await self._hook().abandon(key, Token(task_id, number))
-
-    def _hook(self) -> IdempotencyHook:
-        assert self.pool.idempotency is not None
-        return self.pool.idempotency
+        return await self.desk.record(work.claim, name, value)
 
     async def _drained(self) -> None:
         self.drained.set()
-
-    # -- what it says -----------------------------------------------------------------------------
-
-    def _ended(self, endings: list[wire.Ended]) -> None:
-        for one in endings:
-            held = self.claims.get(one.task_id)
-            if held is None or held.claim.token != one.token:
-                continue  # taken from it meanwhile
-            del self.claims[one.task_id]
-            self.pool.ended(held.claim, one)
-        if not self.claims:
-            self.is_alone = False
-
-    def lose(self, claim: Claim) -> None:
-        """Take a task from the process."""
-        if self.claims.get(claim.task_id) is not None:
-            del self.claims[claim.task_id]
-            call = asyncio.ensure_future(self.tell(wire.Lose(claim.task_id)))
-            self._calls.add(call)
-            call.add_done_callback(self._calls.discard)
-
-
-async def settled(seat: Seat, seconds: float) -> None:
-    """Have a process drain, and wait for it."""
-    await seat.tell(wire.Drain(seconds))
-    try:
-        async with asyncio.timeout(seconds + _REPLIES_WAIT):
-            await seat.drained.wait()
-    except TimeoutError:
-        logger.error("worker process {} did not drain in {:g} s; its tasks are given back", seat.link.pid, seconds)

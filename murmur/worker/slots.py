@@ -60,15 +60,19 @@ class Slots:
         try:
             yield
         except BaseException:
-            # On its way out: it ends like any other task and gives a slot back, so it holds one, waited for or not.
-            self.used += 1
+            self.take()  # on its way out: it ends like any other task and gives a slot back, so it holds one
             raise
         else:
-            await self._resume()
+            await self.resume()
         finally:
             self.parked -= 1
 
-    async def _resume(self) -> None:
+    def take(self) -> None:
+        """Take a slot without waiting, free or not: for a moment there may be one more than `total`."""
+        self.used += 1
+
+    async def resume(self) -> None:
+        """Wait for a slot as a parked task, before those that are new. Cancelled, it has one all the same."""
         if self.used < self.total and not self._resuming:
             self.used += 1
             return

@@ -6,7 +6,8 @@
     ├─ leases       renews what the store does not renew by itself
     ├─ escalations  an actor's error that its class escalates restarts all that follows
     ├─ reclaimer    gives tasks of dead workers, and delayed ones, back to the mailboxes
-    ├─ consumer     takes tasks, never more than there are free slots
+    ├─ pools…       the worker processes, where there are some: one pool for all, one for each agent that wants its own
+    ├─ consumer     takes tasks, never more than there are free slots, and gives them to the crew here or to a pool
     └─ announcer    says in the store who is here and what is served; last up, first down
 
 A broker that is away is a state: its child waits and tries again. Only a bug ends a child,
@@ -14,10 +15,10 @@ and too many of those end the worker.
 """
 
 import asyncio
-import math
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final
 
 import attrs
@@ -32,22 +33,33 @@ from murmur.presence import Presence
 from murmur.publisher import Publisher
 from murmur.registry import AgentEntry
 from murmur.store import Claim
-from murmur.task_queue import Ending, Release, TaskQueue, Work
-from murmur.transport import Delivery
+from murmur.task_queue import Ending, TaskQueue
 from murmur.worker.crew import Crew
+from murmur.worker.death import was_killed
+from murmur.worker.desk import Desk
 from murmur.worker.endings import Endings
 from murmur.worker.guard import Idempotency
 from murmur.worker.hooks import Hooks
 from murmur.worker.host import Host
-from murmur.worker.inside import Setting
-from murmur.worker.pool import Pool
+from murmur.worker.intake import Intake
+from murmur.worker.pools import Place, Pools
+from murmur.worker.setting import Keeping, Setting
 from murmur.worker.settler import Settler
 from murmur.worker.slots import Slots
-from supervisors import ChildContext, ChildSpec, Intensity, Strategy, SupervisorSpec, open_supervisor
+from supervisors import (
+    ChildContext,
+    ChildSpec,
+    Intensity,
+    StartFailed,
+    Strategy,
+    Supervisor,
+    SupervisorSpec,
+    open_supervisor,
+)
 
-_WAIT: Final = 5.0  # seconds one read of the mailboxes waits
 _SWEEP_AT_LEAST: Final = 10.0  # seconds between two sweeps at most, however long the lease
 _SETTLE_WITHIN: Final = 5.0
+_TRIALS: Final = 5  # of starting a tree whose processes are killed meanwhile
 
 
 class Escalated(Exception):
@@ -70,45 +82,85 @@ class Tree:
         max_deliveries: int | None,
         idempotency: IdempotencyHook | None = None,
         processes: int = 0,
+        keeping: Keeping | None = None,
         shown: str = "",
     ) -> None:
         self.queue = queue
         self.publisher = publisher
         self._worker_id = worker_id
-        # At most half the slots in one read: while one half is fetched or written, the other works.
-        self._read_at_most = min(prefetch, max(1, concurrency // 2))
         self._lease = lease
         self._max_deliveries = max_deliveries
-        self._room = asyncio.Event()
         self._sweep_soon = asyncio.Event()
         self._hurry = asyncio.Event()
         self._began = time.time()
-        self._receiving: asyncio.Task[Any] | None = None
+        self._supervisor: Supervisor | None = None
         self._settler = Settler(queue, on_stale=_too_late, on_delayed=self._sweep_soon.set)
+        slots = Slots(concurrency)
+        # At most half the slots in one read: while one half is fetched or written, the other works.
+        self._intake = Intake(
+            queue,
+            self._settler,
+            slots,
+            min(prefetch, max(1, concurrency // 2)),
+            lambda: self._places,
+            lambda agent: self.pools.of(agent) or self.crew,
+        )
+        slots.on_free = self._intake.roomier
         self.crew = Crew(
             queue,
-            Slots(concurrency, on_free=self._room.set),
+            slots,
             self._settler,
             Endings(worker_id),
             hooks,
             publisher,
             Idempotency(idempotency, queue.topics.namespace, lease) if idempotency is not None else None,
         )
-
-        self._concurrency = concurrency
-        self._processes = processes
-        self._shown = shown
-        self._hooks = hooks
-        self._pool: Pool | None = None
+        setting = Setting(
+            agents={},
+            namespace=queue.topics.namespace,
+            worker_id=worker_id,
+            max_deliveries=max_deliveries,
+            broker=shown,
+            is_idempotent=idempotency is not None,
+            lease=lease,
+        )
+        self.pools = Pools(
+            queue,
+            self._settler,
+            slots,
+            self.crew.endings,
+            hooks,
+            Desk(queue, idempotency),
+            setting,
+            keeping or Keeping(),
+            processes=processes,
+            concurrency=concurrency,
+            on_room=self._intake.roomier,
+            supervisor=lambda: self._supervisor,
+        )
 
     def add(self, entry: AgentEntry) -> None:
-        """Serve an agent."""
+        """Serve an agent, before the tree lives."""
         assert entry.actor is not None
         redelivery: Redelivery = entry.actor.redelivery
         if self._max_deliveries is not None:
             redelivery = attrs.evolve(redelivery, max_deliveries=self._max_deliveries)
-        self.crew.hosts[entry.name] = Host(entry, entry.actor, redelivery, self._held)
-        self._changed()
+        if not self.pools.add(entry.name, entry.actor, redelivery):
+            self.crew.hosts[entry.name] = Host(entry, entry.actor, redelivery, self._held)
+        self._intake.look_again()
+
+    async def serve(self, entry: AgentEntry) -> None:
+        """Serve one more agent of a tree that lives."""
+        self.add(entry)
+        await self.queue.open_tasks([entry.name])
+        if (pool := self.pools.of(entry.name)) is not None and self._supervisor is not None:
+            await self._supervisor.start_child(ChildSpec(id=pool.id, start=pool.spec()))
+        await self.announced()
+
+    @property
+    def agents(self) -> tuple[str, ...]:
+        """The names of all that are served here, sorted."""
+        return tuple(sorted({*self.crew.hosts, *self.pools.agents}))
 
     def hurry(self) -> None:
         """End the drain now."""
@@ -121,24 +173,40 @@ class Tree:
     async def live(self, is_up: asyncio.Future[None], *, until: asyncio.Event, drain: Callable[[], float]) -> None:
         """Run the tree until told to stop, then drain. Raises what ended the tree, if that was not we."""
         try:
-            async with open_supervisor(self._spec()) as supervisor:
-                hearing = None
-                if self._pool is not None:
-                    hearing = asyncio.ensure_future(self._pool.listen(supervisor.events(capacity=10_000)))
+            async with self._opened_tree() as supervisor:
+                self._supervisor = supervisor
+                hearing = asyncio.ensure_future(self.pools.listen(supervisor.events(capacity=10_000)))
                 if not is_up.done():
                     is_up.set_result(None)
                 await until.wait()
                 await supervisor.terminate_child("announcer")
-                if self._pool is None:
-                    await supervisor.terminate_child("consumer")
+                await supervisor.terminate_child("consumer")
                 await self._drained(drain())
-            if hearing is not None:
-                hearing.cancel()
+            hearing.cancel()
         finally:
-            if self._pool is not None:
-                self._pool.give_all_back()
+            self._supervisor = None
+            await self.pools.stop_all()
             await self.crew.stop_all()
             await self._written()
+
+    @asynccontextmanager
+    async def _opened_tree(self) -> AsyncIterator[Supervisor]:
+        """Start the tree. One whose processes are killed meanwhile is tried again, for it may well start."""
+        for trials_left in reversed(range(_TRIALS)):
+            try:
+                async with AsyncExitStack() as stack:
+                    try:
+                        tree = open_supervisor(self._spec(), processes=self.pools.processes)
+                        supervisor = await stack.enter_async_context(tree)
+                    except StartFailed as failed:
+                        if trials_left and was_killed(failed):
+                            logger.warning("{}; it is tried again", failed)
+                            continue
+                        raise
+                    yield supervisor
+                return
+            finally:
+                self._supervisor = None
 
     # -- children ---------------------------------------------------------------------------------
 
@@ -154,38 +222,19 @@ class Tree:
         if self._lease is not None and not self.queue.store.keeps_leases:
             children.insert(2, ("leases", self._leases))
         specs = [ChildSpec(id=name, start=start) for name, start in children]
-        if self._processes:
-            self._pool = self._pooled()
-            at = next(number for number, spec in enumerate(specs) if spec.id == "consumer")
-            specs[at : at + 1] = [
-                ChildSpec(id="mailboxes", start=self._mailboxes),
-                ChildSpec(id="pool", start=self._pool.spec()),
-            ]
+        at = next(number for number, spec in enumerate(specs) if spec.id == "consumer")
+        specs[at:at] = [ChildSpec(id=pool.id, start=pool.spec()) for pool in self.pools]
         return SupervisorSpec(
             strategy=Strategy.REST_FOR_ONE, intensity=Intensity(max_restarts=10, period=60.0), children=specs
         )
 
-    def _pooled(self) -> Pool:
-        hosts = self.crew.hosts
-        setting = Setting(
-            agents={name: host.actor for name, host in hosts.items()},
-            namespace=self.queue.topics.namespace,
-            worker_id=self._worker_id,
-            concurrency=max(1, math.ceil(self._concurrency / self._processes)),
-            prefetch=self._read_at_most,
-            max_deliveries=self._max_deliveries,
-            broker=self._shown,
-            is_idempotent=self.crew.idempotency is not None,
-            lease=self._lease,
-        )
-        redelivery = {name: host.redelivery for name, host in hosts.items()}
-        hook = None if self.crew.idempotency is None else self.crew.idempotency.hook
-        return Pool(self.queue, self._settler, self._hooks, setting, self._processes, redelivery, hook)
+    @property
+    def _places(self) -> list[Place]:
+        return [self.crew, *self.pools]
 
     def _lose(self, claim_of: object) -> None:
-        self.crew.lose(claim_of)
-        if self._pool is not None:
-            self._pool.lose(claim_of)
+        for place in self._places:
+            place.lose(claim_of)
 
     async def _losses(self, ctx: ChildContext) -> None:
         ctx.ready()
@@ -202,16 +251,14 @@ class Tree:
         ctx.ready()
         while True:
             await asyncio.sleep(self._lease / 3)
-            if self._pool is not None:
-                await self._pool.renew()
-            claims = self.crew.claims()
+            claims = [claim for place in self._places for claim in place.claims()]
             if claims:
                 await patiently(lambda claims=claims: self._renew(claims))  # type: ignore[misc]  # a default, not an argument
 
     async def _renew(self, claims: list[Claim]) -> None:
         for claim, is_ours in zip(claims, await self.queue.store.renew(claims), strict=True):
             if not is_ours:
-                self.crew.lose(claim.delivery)
+                self._lose(claim.delivery)
 
     async def _escalations(self, ctx: ChildContext) -> None:
         self.crew.escalated.clear()
@@ -236,68 +283,13 @@ class Tree:
                 continue
 
     async def _sweep(self) -> float | None:
-        return await self.queue.store.sweep([self.queue.topics.tasks(agent) for agent in self.crew.hosts])
-
-    async def _mailboxes(self, ctx: ChildContext) -> None:
-        await self._opened()
-        ctx.ready()
-        await asyncio.Event().wait()
-
-    async def _opened(self) -> None:
-        if self.crew.hosts:
-            await patiently(lambda: self.queue.open_tasks(list(self.crew.hosts)))
+        return await self.queue.store.sweep([self.queue.topics.tasks(agent) for agent in self.agents])
 
     async def _consumer(self, ctx: ChildContext) -> None:
-        await self._opened()
+        if self.agents:
+            await patiently(lambda: self.queue.open_tasks(self.agents))
         ctx.ready()
-        while True:
-            await self._settler.has_room()
-            self._room.clear()
-            room = self.crew.room()
-            if not room:
-                await self._room.wait()
-                continue
-            deliveries = await self._received(room, min(self.crew.slots.free, self._read_at_most))
-            if deliveries:
-                await self._begun(deliveries)
-
-    async def _received(self, room: Mapping[str, int], credit: int) -> Sequence[Delivery]:
-        """Wait for messages; a change of what is served here ends the wait early."""
-        task = self._receiving = asyncio.current_task()
-        try:
-            return await patiently(lambda: self.queue.receive(room, credit=credit, wait=_WAIT))
-        except asyncio.CancelledError:
-            if self._receiving is None and task is not None and not task.uncancel():
-                return ()
-            raise
-        finally:
-            self._receiving = None
-
-    async def _begun(self, deliveries: Sequence[Delivery]) -> None:
-        """Begin deliveries; what did not come granted has to be first."""
-        for work in self.queue.granted(deliveries) or await self._granted(deliveries):
-            self.crew.begin(work)
-
-    async def _granted(self, deliveries: Sequence[Delivery]) -> Sequence[Work]:
-        """Have deliveries granted. Ended meanwhile, give back what was granted: nothing new starts."""
-        granting = asyncio.ensure_future(patiently(lambda: self.queue.grant(deliveries)))
-        try:
-            return await asyncio.shield(granting)
-        except asyncio.CancelledError:
-            granting.add_done_callback(self._given_back)
-            raise
-
-    def _given_back(self, granting: "asyncio.Future[Sequence[Work]]") -> None:
-        if not granting.cancelled() and granting.exception() is None:
-            for work in granting.result():
-                self._settler.settle(Release(work.claim))
-
-    def _changed(self) -> None:
-        """What is served here changed: the consumer looks again."""
-        self._room.set()
-        if self._receiving is not None:
-            receiving, self._receiving = self._receiving, None
-            receiving.cancel()
+        await self._intake.run()
 
     async def _announcer(self, ctx: ChildContext) -> None:
         try:
@@ -320,13 +312,13 @@ class Tree:
     # -- ending -----------------------------------------------------------------------------------
 
     async def _drained(self, seconds: float) -> None:
-        crew = self.crew.drain(seconds) if self._pool is None else self._pool.drain(seconds)
-        draining = asyncio.ensure_future(crew)
+        draining: asyncio.Future[Any] = asyncio.gather(*(place.drain(seconds) for place in self._places))
         hurry = asyncio.ensure_future(self._hurry.wait())
         await asyncio.wait([draining, hurry], return_when=asyncio.FIRST_COMPLETED)
         hurry.cancel()
         if not draining.done():
             draining.cancel()
+            await self.pools.stop_all()
             await self.crew.stop_all()
         await self._written()
 
@@ -339,20 +331,21 @@ class Tree:
             self._settler.abandon()
 
     def _note(self) -> Presence:
-        hosts = self.crew.hosts.values()
+        broken = {agent: why for place in self._places for agent, why in place.broken.items()}
+        stopped = {name for name, host in self.crew.hosts.items() if host.is_stopped}
         return Presence(
             worker_id=self._worker_id,
-            agents=tuple(sorted(host.entry.name for host in hosts if host.serves)),
+            agents=tuple(agent for agent in self.agents if agent not in broken and agent not in stopped),
             concurrency=self.crew.slots.total,
-            running=len(self.crew.running) + (self._pool.running if self._pool is not None else 0),
+            running=len(self.crew.running) + sum(pool.running for pool in self.pools),
             started_at=self._began,
-            broken={host.entry.name: host.held for host in hosts if host.held},
+            broken=broken,
         )
 
     def _held(self, host: Host, why: str | None) -> None:
         if why is not None:
             logger.error("this worker does not serve {} now: {}", host.entry.name, why)
-        self._changed()
+        self._intake.look_again()
 
 
 def _too_late(ending: Ending) -> None:

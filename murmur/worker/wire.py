@@ -1,6 +1,6 @@
 """What a node and its worker processes say to each other: msgpack frames over the link between them.
 
-The node alone knows the broker. A worker process asks it for work, hands it how attempts ended, and has it read and
+The node alone knows the broker. It hands tasks to a worker process, which says how each ended, and has it read and
 write rows; nothing of the broker's own (tokens of deliveries, connections) crosses. Never pickle.
 """
 
@@ -13,7 +13,8 @@ from msgspec import Struct
 from murmur.envelope import ErrorNote
 from murmur.idempotency import Busy, Claimed, Conflict, Duplicate, Kept, Run, Stale, Stored
 from murmur.store import Admission, Burial, Claim, Completion, Failure, NewTask, Row, State
-from murmur.task_queue import Ending, Release, Work
+from murmur.task_queue import Ending, Release
+from murmur.task_queue import Work as Task
 from murmur.transport import Delivery, Refusal
 
 
@@ -69,6 +70,42 @@ class Answer(Struct, tag="answer"):
     error: str | None = None
 
 
+class Work(Struct, tag="work"):
+    """Node → worker process: begin these now. For each there comes one `Ended`, whatever becomes of it."""
+
+    given: list[Given]
+
+
+class Parking(Struct, tag="parking"):
+    """Worker process → node: a task gives its slot back while it waits (`parks`), or ends without one (not `parks`)."""
+
+    parks: bool
+
+
+class Abandoned(Struct, tag="abandoned"):
+    """Worker process → node: nobody waits for the answer to this call any more."""
+
+    number: int
+
+
+class Held(Struct, tag="held"):
+    """Worker process → node: it cannot serve this agent now, and why; None: it can again. `for_good`: nobody should."""
+
+    agent: str
+    why: str | None
+    for_good: bool = False
+
+
+class Retiring(Struct, tag="retiring"):
+    """Worker process → node: give it nothing more, and let it go when it is idle."""
+
+    why: str
+
+
+class Retire(Struct, tag="retire"):
+    """Node → worker process: nothing more comes; end when you are idle."""
+
+
 class Lose(Struct, tag="lose"):
     """Node → worker process: this task is no longer ours; end its attempt and write nothing."""
 
@@ -81,8 +118,8 @@ class Drain(Struct, tag="drain"):
     seconds: float
 
 
-FromNode = Answer | Lose | Drain
-FromWorker = Asked | Endings
+FromNode = Answer | Work | Lose | Drain | Retire
+FromWorker = Asked | Endings | Parking | Abandoned | Held | Retiring
 
 encode: Final = msgspec.msgpack.Encoder().encode
 from_node: Final = msgspec.msgpack.Decoder(FromNode)
@@ -90,7 +127,7 @@ from_worker: Final = msgspec.msgpack.Decoder(FromWorker)
 
 # Verb → the types of its arguments, and of its result.
 VERBS: Final[dict[str, tuple[Any, Any]]] = {
-    "work": (tuple[dict[str, int], int], list[Given]),
+    "resume": (tuple[()], None),
     "record": (tuple[str, int, str, bytes], bytes),
     "recorded": (tuple[str, str], bytes | None),
     "read": (tuple[list[str]], list[Row | None]),
@@ -132,7 +169,7 @@ def heard(answer: tuple[str, bytes, float]) -> Any:
             return {"Run": Run, "Conflict": Conflict, "Stored": Stored, "Stale": Stale}[kind]()
 
 
-def given(work: Work) -> Given:
+def given(work: Task) -> Given:
     """Return a granted task as it crosses."""
     claim = work.claim
     return Given(

@@ -8,7 +8,6 @@ ones finish within `drain` seconds or are given back uncounted.
 import asyncio
 import os
 import secrets
-import signal
 import socket
 import sys
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
@@ -30,8 +29,10 @@ from murmur.signing import read_keys
 from murmur.store import Store
 from murmur.task_queue import TaskQueue
 from murmur.transport import Transport
+from murmur.worker import signals
 from murmur.worker.banner import banner
 from murmur.worker.hooks import Hook, Hooks
+from murmur.worker.setting import Keeping
 from murmur.worker.tree import Tree
 
 _SETTLE_WITHIN = 5.0  # seconds the last results may take to be written, beyond the drain
@@ -58,6 +59,9 @@ class Worker:
         max_deliveries: int | None = None,
         drain: float = 60.0,
         strict: bool = False,
+        hang_after: float = 30.0,
+        recycle: int | None = None,
+        preload: Sequence[str] = (),
     ) -> None:
         _check(concurrency=concurrency, prefetch=prefetch, processes=processes, drain=drain, lease=reclaim_min_idle_ms)
         registry: Registry = runtime.registry if runtime is not None else Registry()
@@ -83,6 +87,7 @@ class Worker:
         self._idempotency = idempotency
         self._drain = drain
         self._strict = strict
+        self._keeping = Keeping(hang_after=hang_after, recycle=recycle, preload=preload)
         self._store = store if store is not None else getattr(runtime, "store", None)
         self._signing_keys = signing_keys if signing_keys is not None else getattr(runtime, "signing_keys", None)
         if self._signing_keys is not None:
@@ -115,6 +120,7 @@ class Worker:
         worker._max_deliveries = None
         worker._idempotency = None
         worker._drain = 0.0
+        worker._keeping = Keeping()
         worker._given = (queue, publisher)
         worker._tree = worker._life = worker._is_up = None
         worker._stopping = asyncio.Event()
@@ -157,18 +163,12 @@ class Worker:
             await asyncio.shield(self._life)
 
     async def run(self) -> None:
-        """Start, work until SIGTERM or SIGINT, drain. A second signal ends at once, giving running tasks back."""
-        loop = asyncio.get_running_loop()
-        signals = (signal.SIGTERM, signal.SIGINT)
-        for number in signals:
-            loop.add_signal_handler(number, self._signalled)
-        try:
+        """Start, work until SIGTERM or SIGINT, drain. A second signal ends at once, giving running tasks back.
+        SIGQUIT writes all stacks to stderr. What cannot be ended ends with this process, 5 s after the drain."""
+        with signals.heard(on_end=self._signalled, drain=lambda: self._drain):
             await self.start()
             assert self._life is not None
             await asyncio.shield(self._life)
-        finally:
-            for number in signals:
-                loop.remove_signal_handler(number)
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -185,9 +185,7 @@ class Worker:
             raise WrongForm(used="Worker.serve before start()", instead="agents=")
         if actor.name not in self._agents or self._agents[actor.name] is not actor:
             self._agents[actor.name] = actor
-            self._tree.add(entry_of(actor))
-            await self._tree.queue.open_tasks([actor.name])
-            await self._tree.announced()
+            await self._tree.serve(entry_of(actor))
 
     # -- inside -----------------------------------------------------------------------------------
 
@@ -247,6 +245,7 @@ class Worker:
             max_deliveries=self._max_deliveries,
             idempotency=self._idempotency,
             processes=self.processes,
+            keeping=self._keeping,
             shown="" if self._broker is None else wiring.shown(self._broker),
         )
         for name, actor in self._agents.items():
@@ -268,6 +267,7 @@ class Worker:
         )
 
     def _signalled(self) -> None:
+        """Drain; told so again, end at once."""
         if self._stopping.is_set():
             logger.warning("second signal: running tasks are given back now")
             self._drain = 0.0

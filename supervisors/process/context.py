@@ -29,6 +29,10 @@ class Link:
         """Wait for the next bytes. Cancelled, none is lost."""
         return await self._channel.receive_bulk()
 
+    def take(self) -> list[bytes]:
+        """Return the bytes that have arrived and wait for `receive`: the last words of a process that is dead."""
+        return self._channel.take_bulk()
+
 
 @frozen(kw_only=True)
 class ProcessContext(ChildContext):

@@ -302,7 +302,7 @@ async def test_a_delay_is_over_even_where_its_publisher_only_publishes(opened: O
     began = time.monotonic()
     await publisher.publish([Outgoing(TOPIC, b"x", "late", not_before=0.3)])
     assert [one.id for one in await receiving] == ["late"]
-    assert 0.29 <= time.monotonic() - began < 1.3
+    assert 0.29 <= time.monotonic() - began < 10.0
 
 
 # -- the thread that renews ------------------------------------------------------------------------------------

@@ -5,23 +5,18 @@ import base64
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
-from murmur import AgentRuntime, TaskSpec, wiring
+from murmur import AgentRuntime, TaskSpec
 from murmur.envelope import decode_letter
 from murmur.errors import BadSetting, MurmurError
 from murmur.stores.sqlite_idempotency import SqliteIdempotency
-from murmur.task_queue import TaskQueue
-from murmur.transport import Delivery
 from murmur.worker import Worker
-from murmur.worker.hooks import Hooks
 from murmur.worker.pool import Pool
-from murmur.worker.settler import Settler
-from supervisors import Watchdog
 from tests.brokers.redis_server import RedisServer
 from tests.worker.pooled_agents import Asker, Deadly, Sleeper, Squarer, Where
 
@@ -32,8 +27,8 @@ AGENTS = (Squarer, Where, Deadly, Asker, Sleeper)
 
 def pool_of(worker: Worker) -> Pool:
     assert worker._tree is not None
-    assert worker._tree._pool is not None
-    return worker._tree._pool
+    (pool,) = worker._tree.pools
+    return pool
 
 
 def node(broker: str, processes: int = 2, concurrency: int = 20, **settings: object) -> Worker:
@@ -61,7 +56,7 @@ async def test_a_killed_process_has_its_tasks_run_again_at_once_and_no_others(br
         gathering = asyncio.ensure_future(runtime.gather(Squarer, range(10_000, 10_030), timeout=30.0))
         await until(lambda: pool_of(worker).running == 20)
         pid, seat = next(iter(pool_of(worker).seats.items()))
-        in_hand = set(seat.claims)
+        in_hand = set(seat.in_hand)
         os.kill(pid, signal.SIGKILL)
         results = await gathering
         assert all(result.is_ok() for result in results)
@@ -86,12 +81,9 @@ async def test_a_task_that_crashes_its_process_is_one_dead_letter_and_innocents_
 
 
 async def test_a_process_that_hangs_is_found_and_killed_and_the_rest_is_answered(
-    broker: str, monkeypatch: pytest.MonkeyPatch
+    broker: str,
 ) -> None:
-    monkeypatch.setattr(
-        "murmur.worker.pool.WATCHDOG", Watchdog(every=0.1, late=0.3, loop_silent=1.0, thread_silent=5.0)
-    )
-    async with AgentRuntime(broker=broker) as runtime, node(broker):
+    async with AgentRuntime(broker=broker) as runtime, node(broker, hang_after=1.0):
         results = await runtime.gather(Deadly, ["slow"] * 5 + ["hang"] + ["slow"] * 5, timeout=60.0)
     assert [result.is_ok() for result in results].count(False) == 1
     assert "hung" in str(results[5].error)
@@ -113,8 +105,9 @@ async def test_with_a_key_file_processes_believe_signed_results_alone(broker: st
     ):
         results = await runtime.gather(Asker, [10] * 6, timeout=60.0)
         assert [result.unwrap() for result in results] == [385] * 6
-        seat = next(iter(pool_of(worker).seats.values()))
-        assert seat._opened(b'{"v":1,"task_id":"x","agent":"squarer","success":true,"output":666}') == b""
+        assert (
+            pool_of(worker).desk.opened(b'{"v":1,"task_id":"x","agent":"squarer","success":true,"output":666}') == b""
+        )
 
 
 async def test_a_cancelled_task_is_cancelled_in_its_process(
@@ -185,39 +178,6 @@ async def test_a_killed_node_leaves_no_process_behind(redis_server: RedisServer,
     node.kill()
     await node.wait()
     await until(lambda: not any(child.is_running() and child.status() != "zombie" for child in below), within=5.0)
-
-
-async def test_what_comes_in_the_instant_in_which_a_reading_process_dies_is_not_lost(
-    broker: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def connected(name: str) -> TaskQueue:
-        return wiring.connect(broker, store=None, namespace="", consumer_id=name, lease=30.0, retention=60.0)
-
-    queue, other = connected("node"), connected("other")
-    for one in (queue, other):
-        await one.open(owner="w", lease=30.0)
-        await one.open_tasks(["squarer"])
-    settler = Settler(queue, on_stale=lambda _: None, on_delayed=lambda: None)
-    pool = Pool(queue, settler, Hooks(), None, 1, {})  # type: ignore[arg-type]  # no process is started
-    receive = queue.receive
-
-    async def received(agents: Mapping[str, int], *, credit: int, wait: float) -> Sequence[Delivery]:
-        found = await receive(agents, credit=credit, wait=wait)
-        if found:
-            asyncio.get_running_loop().call_soon(taking.cancel)  # before whoever waits for this hears of it
-        return found
-
-    monkeypatch.setattr(queue, "receive", received)
-    taking = asyncio.ensure_future(pool._taken({"squarer": 1}, 1))
-    async with AgentRuntime(broker=broker) as runtime:
-        gathering = asyncio.ensure_future(runtime.gather(Squarer, [3], timeout=20.0))
-        with pytest.raises(asyncio.CancelledError):
-            await taking
-        async with Worker(broker=broker, agents=[Squarer]):
-            (result,) = await gathering
-    assert result.output == 9
-    for one in (queue, other):
-        await one.close()
 
 
 @pytest.mark.parametrize("processes", [-1, 1.5, True, "2"])

@@ -1,0 +1,147 @@
+"""Which agents run in worker processes, and in which pool: one for all, and one for each that wants its own.
+
+With `processes=N` all agents run in the shared pool; an actor class with `isolation = "process"` has a pool to itself,
+also beside agents that run in the node's own process. What a pool does with tasks is told in `pool`.
+"""
+
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from typing import Any, Final, Protocol
+
+from attrs import define, evolve, field
+
+from murmur.policy import Redelivery
+from murmur.registry import AnyActor
+from murmur.store import Claim
+from murmur.task_queue import TaskQueue, Work
+from murmur.worker.desk import Desk
+from murmur.worker.endings import Endings
+from murmur.worker.hooks import Hooks
+from murmur.worker.pool import Pool
+from murmur.worker.setting import Keeping, Setting
+from murmur.worker.settler import Settler
+from murmur.worker.slots import Slots
+from supervisors import Processes, Supervisor
+from supervisors.errors import SupervisorError
+from supervisors.events import ChildExited, ChildStopped, EventStream
+
+_SHARED: Final = "pool"
+_PRELOAD: Final = "murmur.worker.inside"  # what every worker process begins with
+
+
+class Place(Protocol):
+    """Where tasks run: the crew of this process, or a pool of others."""
+
+    @property
+    def free(self) -> int:
+        """How many more tasks may begin."""
+
+    @property
+    def broken(self) -> dict[str, str]:
+        """Agents that cannot be served now, and why."""
+
+    def room(self) -> Mapping[str, int]:
+        """Return how many messages each agent may take now; agents that may take none are left out."""
+
+    def begin(self, work: Work) -> None:
+        """Start an attempt at a granted task."""
+
+    def lose(self, claim_of: object) -> None:
+        """A delivery, or a task by its id, is no longer ours: end its attempt, write nothing."""
+
+    def claims(self) -> list[Claim]:
+        """Return the rights to all that is in hand."""
+
+    def drain(self, seconds: float) -> Coroutine[Any, Any, None]:
+        """Let what runs end for so many seconds, and give the rest back, uncounted."""
+
+
+@define(eq=False)
+class Pools:
+    """The pools of one node."""
+
+    queue: TaskQueue
+    settler: Settler
+    slots: Slots
+    endings: Endings
+    hooks: Hooks
+    desk: Desk
+    setting: Setting
+    keeping: Keeping
+    count: int = field(alias="processes")
+    concurrency: int
+    on_room: Callable[[], object]
+    supervisor: Callable[[], Supervisor | None]
+    _by_agent: dict[str, Pool] = field(factory=dict)
+
+    def __iter__(self) -> Iterator[Pool]:
+        return iter(dict.fromkeys(self._by_agent.values()))
+
+    @property
+    def agents(self) -> tuple[str, ...]:
+        """Those that run in processes."""
+        return tuple(self._by_agent)
+
+    @property
+    def processes(self) -> Processes:
+        """How the processes are started."""
+        return Processes(preload=(_PRELOAD, *self.keeping.preload))
+
+    def of(self, agent: str) -> Pool | None:
+        """Return the pool in which an agent runs; None: it runs in the node's own process."""
+        return self._by_agent.get(agent)
+
+    def add(self, name: str, actor: AnyActor, redelivery: Redelivery) -> bool:
+        """Find a pool for an agent, before its processes start; False if it runs in the node's own process."""
+        if actor.isolation == "process":
+            most = self.concurrency if actor.concurrency is None else min(actor.concurrency, self.concurrency)
+            self._by_agent[name] = self._pool(f"{_SHARED}-{name}", {name: actor}, {name: redelivery}, most)
+            return True
+        if not self.count:
+            return False
+        shared = next((pool for pool in self if pool.id == _SHARED), None)
+        agents = {name: actor} if shared is None else {**shared.setting.agents, name: actor}
+        limits = {name: redelivery} if shared is None else {**shared.redelivery, name: redelivery}
+        shared = self._pool(_SHARED, agents, limits, self.concurrency)
+        self._by_agent |= dict.fromkeys(agents, shared)
+        return True
+
+    async def listen(self, events: EventStream) -> None:
+        """Hear how processes end."""
+        async for event in events:
+            if isinstance(event, ChildExited | ChildStopped):
+                for pool in self:
+                    pool.died(f"{event.supervisor}/{event.child}", event.incarnation, event.reason)
+
+    async def stop_all(self) -> None:
+        """Give back, uncounted, whatever any process has in hand."""
+        for pool in self:
+            await pool.stop_all()
+
+    def _pool(
+        self, name: str, agents: Mapping[str, AnyActor], redelivery: Mapping[str, Redelivery], concurrency: int
+    ) -> Pool:
+        return Pool(
+            name,
+            self.queue,
+            self.settler,
+            self.slots,
+            self.endings,
+            self.hooks,
+            self.desk,
+            evolve(self.setting, agents=agents, recycle=self.keeping.recycle),
+            self.keeping,
+            min(max(self.count, 1), concurrency),
+            concurrency,
+            redelivery,
+            self.on_room,
+            lambda: self._supervisor_of(name),
+        )
+
+    def _supervisor_of(self, name: str) -> Supervisor | None:
+        above = self.supervisor()
+        if above is None:
+            return None
+        try:
+            return above.supervisor(name)
+        except SupervisorError:
+            return None  # it is being started again

@@ -1,0 +1,58 @@
+"""What worker processes are started with: values that cross once, and how the node keeps the processes."""
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from attrs import field, frozen
+
+from murmur.errors import BadSetting
+from murmur.registry import AnyActor
+from supervisors import Watchdog
+
+_BEATS: Final = 10  # beats of a process within the time after which it is taken for hung
+_LATE: Final = 4  # parts of that time after which it gets no new work
+
+
+@frozen
+class Setting:
+    """What a worker process has to know of its worker."""
+
+    agents: Mapping[str, AnyActor]
+    namespace: str
+    worker_id: str
+    max_deliveries: int | None
+    broker: str  # as it may be shown
+    is_idempotent: bool
+    lease: float | None  # seconds
+    recycle: int | None = None  # tasks after which a process is replaced
+
+
+def _check_seconds(_: object, __: object, value: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+        raise BadSetting(name="hang_after", value=repr(value), expected="seconds, more than 0")
+
+
+def _check_count(_: object, __: object, value: int | None) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise BadSetting(name="recycle", value=repr(value), expected="a whole number of tasks of at least 1, or None")
+
+
+def _listed(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(names)
+
+
+@frozen(kw_only=True)
+class Keeping:
+    """How a node keeps its processes. Times in seconds; checked, so that a bad one is told before anything starts."""
+
+    hang_after: float = field(default=30.0, validator=_check_seconds)
+    preload: tuple[str, ...] = field(default=(), converter=_listed)  # modules that the fork server imports once for all
+    recycle: int | None = field(default=None, validator=_check_count)  # tasks after which a process is replaced
+
+    @property
+    def watchdog(self) -> Watchdog:
+        """How long a process may be silent."""
+        silent = float(self.hang_after)
+        return Watchdog(
+            every=min(1.0, silent / _BEATS), late=silent / _LATE, loop_silent=silent, thread_silent=silent * 2
+        )
