@@ -1,8 +1,8 @@
 """`murmur`: finds the command, imports its file, and turns errors into one sentence and an exit code.
 
-Exit codes: 0 done, 1 the work failed, 2 bad usage. Every option also reads `MURMUR_<OPTION>`
-and `murmur.toml` or `[tool.murmur]` in pyproject.toml; the command line wins, then the
-environment, then the file.
+Exit codes: 0 done, 1 the work failed, 2 bad usage or an unusable broker, 3 a worker cannot load its code, 70 it gave
+up. Every option also reads `MURMUR_<OPTION>` and `murmur.toml` or `[tool.murmur]` in pyproject.toml; the command line
+wins, then the environment, then the file.
 """
 
 import importlib
@@ -72,14 +72,42 @@ def _run(arguments: list[str]) -> int:
         import traceback  # noqa: PLC0415
 
         # --help needs none of these
-        from murmur.errors import BadAgentName, BadSetting, BadURL, MurmurError, UnknownAgent  # noqa: PLC0415
+        from murmur.errors import MurmurError  # noqa: PLC0415
         from murmur.redaction import one_safe_text  # noqa: PLC0415
 
         if "--tb" in arguments or not isinstance(error, MurmurError):
             click.echo(one_safe_text("".join(traceback.format_exception(error))), err=True, nl=False)
         else:
-            click.echo(one_safe_text(f"{error.code} {error}"), err=True)
-        return 2 if isinstance(error, BadAgentName | BadURL | BadSetting | UnknownAgent) else 1
+            notes = "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))
+            click.echo(one_safe_text(f"{error.code} {error}{notes}"), err=True)
+        return _code_of(error)
+
+
+def _code_of(error: Exception) -> int:
+    from murmur.errors import (  # noqa: PLC0415  --help needs none of these
+        BadAgentName,
+        BadSetting,
+        BadURL,
+        BrokerRefused,
+        BrokerUnreachable,
+        MissingExtra,
+        UnknownAgent,
+        Unsafe,
+        WorkerGaveUp,
+        WorkerNotStarted,
+    )
+
+    match error:
+        case WorkerNotStarted():
+            return 3
+        case WorkerGaveUp():
+            return 70
+        case BadAgentName() | BadURL() | BadSetting() | UnknownAgent():
+            return 2
+        case BrokerRefused() | BrokerUnreachable() | MissingExtra() | Unsafe():
+            return 2
+        case _:
+            return 1
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from murmur.errors.base import (
     MurmurError,
 )
 from murmur.errors.delivery import (
-    ActorBroken,
     BadEnvelope,
     BadSignature,
     LeaseLost,
@@ -49,6 +48,11 @@ from murmur.errors.setup import (
     MissingExtra,
     Unsafe,
 )
+from murmur.errors.workers import (
+    ActorBroken,
+    WorkerGaveUp,
+    WorkerNotStarted,
+)
 
 __all__ = [
     "ActorBroken",
@@ -84,5 +88,7 @@ __all__ = [
     "UnknownAgent",
     "Unsafe",
     "UnsupportedVersion",
+    "WorkerGaveUp",
+    "WorkerNotStarted",
     "WrongForm",
 ]

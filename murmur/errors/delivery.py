@@ -58,15 +58,3 @@ class OutcomeUnknown(MurmurError, ConnectionError):
 
     def __str__(self) -> str:
         return f"{self.call}: outcome unknown: {self.problem}"
-
-
-@define(slots=False)
-class ActorBroken(MurmurError):
-    """An actor class broke outside a message more often than its intensity allows."""
-
-    code: ClassVar[str] = "E501"
-    agent: str
-    problem: str
-
-    def __str__(self) -> str:
-        return f"{self.agent} cannot be started: {self.problem}"

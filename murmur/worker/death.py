@@ -14,8 +14,9 @@ from attrs import frozen
 
 from murmur.envelope import ErrorNote
 from murmur.store import Claim
+from murmur.worker.failures import innermost
 from supervisors import StartFailed
-from supervisors.reasons import Crashed, Exited, ExitReason, Hung, Killed, Normal, OutOfMemory, Stopped
+from supervisors.reasons import Exited, ExitReason, Hung, Killed, Normal, OutOfMemory, Stopped
 
 RETIRED: Final = 86  # the exit code of a process that asked to be replaced
 _OUTSIDE: Final = (0, signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
@@ -57,10 +58,7 @@ def is_of_itself(reason: ExitReason) -> bool:
 
 def was_killed(failed: StartFailed) -> bool:
     """Whether a start failed because the process died, which says nothing of whether it can start."""
-    reason: object = failed
-    while isinstance(reason, StartFailed | Crashed):
-        reason = reason.reason if isinstance(reason, StartFailed) else reason.error
-    return isinstance(reason, Killed | Exited | OutOfMemory)
+    return isinstance(innermost(failed), Killed | Exited | OutOfMemory)
 
 
 def exit_of(reason: ExitReason) -> str:

@@ -17,7 +17,7 @@ from murmur.worker.desk import Desk
 from murmur.worker.endings import Endings
 from murmur.worker.hooks import Hooks
 from murmur.worker.pool import Pool
-from murmur.worker.setting import Keeping, Setting
+from murmur.worker.setting import Keeping, Setting, check_sendable
 from murmur.worker.settler import Settler
 from murmur.worker.slots import Slots
 from supervisors import Processes, Supervisor
@@ -93,6 +93,7 @@ class Pools:
     def add(self, name: str, actor: AnyActor, redelivery: Redelivery) -> bool:
         """Find a pool for an agent, before its processes start; False if it runs in the node's own process."""
         if actor.isolation == "process":
+            check_sendable(actor)
             most = self.concurrency if actor.concurrency is None else min(actor.concurrency, self.concurrency)
             self._by_agent[name] = self._pool(f"{_SHARED}-{name}", {name: actor}, {name: redelivery}, most)
             return True

@@ -37,6 +37,13 @@ def _check_count(_: object, __: object, value: int | None) -> None:
         raise BadSetting(name="recycle", value=repr(value), expected="a whole number of tasks of at least 1, or None")
 
 
+def check_sendable(actor: AnyActor) -> None:
+    """Refuse a class that no other process can find. Those of a script or a notebook are sent by value."""
+    if "<locals>" in actor.__qualname__ and actor.__module__ != "__main__":
+        expected = "classes that worker processes can import; it is defined inside a function: move it to a module"
+        raise BadSetting(name="agents", value=f"{actor.__module__}:{actor.__qualname__}", expected=expected)
+
+
 def _listed(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(names)
 

@@ -31,8 +31,9 @@ from murmur.task_queue import TaskQueue
 from murmur.transport import Transport
 from murmur.worker import signals
 from murmur.worker.banner import banner
+from murmur.worker.failures import told_as_ours
 from murmur.worker.hooks import Hook, Hooks
-from murmur.worker.setting import Keeping
+from murmur.worker.setting import Keeping, check_sendable
 from murmur.worker.tree import Tree
 
 _SETTLE_WITHIN = 5.0  # seconds the last results may take to be written, beyond the drain
@@ -66,6 +67,8 @@ class Worker:
         _check(concurrency=concurrency, prefetch=prefetch, processes=processes, drain=drain, lease=reclaim_min_idle_ms)
         registry: Registry = runtime.registry if runtime is not None else Registry()
         self._agents = agents_by_name(agents, registry)
+        for actor in self._agents.values() if processes else ():
+            check_sendable(actor)
         self._broker = broker if broker is not None else getattr(runtime, "broker", None)
         if self._broker is None:
             raise BadSetting(
@@ -199,7 +202,8 @@ class Worker:
                 sys.stderr.write(self._banner(tree.queue.topics, found))
                 sys.stderr.flush()
             try:
-                await tree.live(is_up, until=self._stopping, drain=lambda: self._drain)
+                with told_as_ours():
+                    await tree.live(is_up, until=self._stopping, drain=lambda: self._drain)
             finally:
                 if self._idempotency is not None:
                     await self._idempotency.close()

@@ -235,6 +235,6 @@ def test_a_wrong_password_is_told_at_once(
     server = start_redis(password="right")
     wrong = server.url.replace("right", "wrong-one")
     done = murmur("run", "echo", "x", "--app", APP, "--broker", wrong)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "E112" in done.stderr
     assert "wrong-one" not in done.stderr

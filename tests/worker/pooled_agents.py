@@ -64,3 +64,51 @@ class Sleeper(Actor[float, str]):
             os.close(os.open(os.environ["SLEEPER"], os.O_CREAT))
             raise
         return "slept"
+
+
+class Apart(Actor[str, int]):
+    """Has processes of its own; says in which it ran, or takes it along."""
+
+    isolation = "process"
+    redelivery = Redelivery(max_crashes=2, backoff=Backoff(initial=0.05, cap=0.1))
+
+    async def receive(self, how: str) -> int:
+        if how == "die":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return os.getpid()
+
+
+class Two(Actor[float, tuple[float, float]]):
+    """Two of them at once in a whole worker; says from when to when it worked, seconds of the monotonic clock."""
+
+    concurrency = 2
+
+    async def receive(self, seconds: float) -> tuple[float, float]:
+        began = time.monotonic()
+        await asyncio.sleep(seconds)
+        return began, time.monotonic()
+
+
+class Deaf(Actor[float, int]):
+    """Ignores its cancellation."""
+
+    timeout = 0.2
+
+    async def receive(self, seconds: float) -> int:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            try:
+                await asyncio.sleep(0.05)
+            except asyncio.CancelledError:
+                continue
+        return os.getpid()
+
+
+class Unborn(Actor[int, int]):
+    """Cannot start."""
+
+    async def started(self) -> None:
+        raise RuntimeError("no database here")
+
+    async def receive(self, number: int) -> int:
+        return number

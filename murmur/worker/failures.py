@@ -1,0 +1,40 @@
+"""The end of a worker's tree, told as an error of ours: what failed innermost, not the chain of who passed it on."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from murmur.errors import WorkerGaveUp, WorkerNotStarted
+from supervisors import StartFailed
+from supervisors.errors import SupervisorFailed
+from supervisors.reasons import Crashed, Escalated
+
+
+@contextmanager
+def told_as_ours() -> Iterator[None]:
+    """Turn what ended a supervision tree into `WorkerNotStarted` or `WorkerGaveUp`, with the notes of its cause."""
+    try:
+        yield
+    except StartFailed as failed:
+        cause = innermost(failed)
+        error = WorkerNotStarted(str(cause) if isinstance(cause, BaseException) else f"{failed.child}: {cause}")
+        for note in getattr(cause, "__notes__", ()):
+            error.add_note(note)
+        raise error from failed
+    except SupervisorFailed as failed:
+        raise WorkerGaveUp(str(innermost(failed))) from failed
+
+
+def innermost(reason: object) -> object:
+    """Return the cause at the bottom of a chain of failures: an exception, or an exit reason."""
+    while True:
+        match reason:
+            case StartFailed() | SupervisorFailed():
+                reason = reason.reason
+            case Crashed():
+                if not isinstance(reason.error, StartFailed | SupervisorFailed):
+                    return reason.error
+                reason = reason.error
+            case Escalated():
+                reason = reason.cause
+            case _:
+                return reason
