@@ -136,7 +136,7 @@ class Intake:
         grants = self._granting(topics, credit) if session.rows.prefix else None
         read = await self._read(reading, names, block, after=grants.calls if grants else ())
         if grants is None:
-            found, spare = read[:credit], read[credit:]
+            found, spare = _within(read, dict(topics), credit, names)
             granted = [
                 _delivery(names[index - 1], session.consumer(names[0]), ref, values) for index, ref, values in found
             ]
@@ -145,7 +145,7 @@ class Intake:
             granted, spare = await self._granted(grants, topics, credit, read)
         else:
             return []
-        if spare:  # COUNT is per stream
+        if spare:
             entries = [(names[index - 1], ref) for index, ref, _ in spare]
             await session.give_back(entries, consumer=session.consumer(names[0]), how=AT_ONCE)
         return granted
@@ -219,10 +219,13 @@ class Intake:
             found = []  # what is wrong shows when it is asked for again
         known = {(one.topic, cast(Hold, one.token).ref) for one in found}
         others = [one for one in read if (names[one[0] - 1], one[1]) not in known]
-        room = credit - len(found)
-        if others and room > 0:
-            found += await self._take(topics, room, others[:room])
-        return found, others[max(0, room) :]
+        room = dict(topics)
+        for one in found:
+            room[one.topic] -= 1
+        wanted, spare = _within(others, room, credit - len(found), names)
+        if wanted:
+            found += await self._take(topics, len(wanted), wanted)
+        return found, spare
 
     def _in_turn(self, topics: dict[str, int]) -> list[tuple[str, int]]:
         """Return the topics, each time another one first."""
@@ -302,6 +305,22 @@ def _entries(reply: Reply, names: Sequence[str]) -> list[_Read]:
         mark = b"+" if topic != name else b""
         found += [(index_of[topic], mark + entry, values) for entry, values in entries]
     return found
+
+
+def _within(
+    read: Sequence[_Read], room: dict[str, int], credit: int, names: Sequence[str]
+) -> tuple[list[_Read], list[_Read]]:
+    """Part what was read into what there is room for, of its topic and in all, and the rest: COUNT is per stream."""
+    wanted: list[_Read] = []
+    spare: list[_Read] = []
+    for one in read:
+        topic = names[one[0] - 1]
+        if len(wanted) < credit and room[topic] > 0:
+            room[topic] -= 1
+            wanted.append(one)
+        else:
+            spare.append(one)
+    return wanted, spare
 
 
 def _delivery(topic: str, consumer: str, ref: bytes, values: list[bytes]) -> Delivery:

@@ -5,6 +5,7 @@ not ask for what there is room for now. Where a task runs, and what becomes of i
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -18,6 +19,7 @@ from murmur.worker.settler import Settler
 from murmur.worker.slots import Slots
 
 _WAIT: Final = 5.0  # seconds one read of the mailboxes waits
+_LOOK: Final = 0.5  # seconds between two looks for room: a process that was slow tells nobody that it is fresh again
 
 
 @define(eq=False)
@@ -41,7 +43,9 @@ class Intake:
             self._room.clear()
             room, credit = self._room_now()
             if not room:
-                await self._room.wait()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_LOOK):
+                        await self._room.wait()
                 continue
             deliveries = await self._received(room, credit)
             if deliveries:

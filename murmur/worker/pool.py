@@ -112,6 +112,7 @@ class Pool:
         """A delivery, or a task by its id, is no longer ours: take it from whoever has it."""
         for waiting in [one for one in self._apart if claim_of in (one.claim.delivery, one.claim.task_id)]:
             self._apart.remove(waiting)
+            self._aside(self.queue.disown(waiting.claim))
         for seat in self.seats.values():
             for claim in seat.claims():
                 if claim_of in (claim.delivery, claim.task_id):

@@ -128,6 +128,18 @@ class MessageContract:
         assert counts[narrow] <= 2
         assert counts[wide] <= 8
 
+    async def test_what_was_given_back_counts_for_the_limit_of_its_topic_too(self, harness: TransportHarness) -> None:
+        topic = harness.topic()
+        transport = await harness.open("a", harness.spec(topic))
+        for number in range(3):  # also where a read brought little, and the next one waits at once
+            await published(transport, outgoing(topic, 1, start=2 * number))
+            held = await collect(transport, topic, 1, within=WITHIN)
+            await published(transport, outgoing(topic, 1, start=2 * number + 1))
+            await transport.release(held)
+            held = await transport.receive("workers", {topic: 1}, credit=5, wait=WITHIN)
+            assert len(held) == 1
+            await transport.ack([*held, *await collect(transport, topic, 1, within=WITHIN)])
+
     async def test_a_busy_topic_does_not_starve_a_quiet_one(self, harness: TransportHarness) -> None:
         busy, quiet = harness.topic("busy"), harness.topic("quiet")
         transport = await harness.open("a", harness.spec(busy), harness.spec(quiet))

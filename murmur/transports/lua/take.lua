@@ -10,7 +10,8 @@
 --   before, body, n and headers are not repeated. An entry whose task is over, or that duplicates one which waits
 --   elsewhere, is settled here.
 local rows, owner, retention, consumer, credit, before = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
-local made, answer = 0, {}
+local made, answer, most = 0, {}, {}
+for t = 1, #KEYS do most[t] = tonumber(ARGV[6 + t]) end
 
 -- Return how many were handed out. `is_new`: unless another read's script already did.
 local function hand_out(t, ref, i, d, h, n, is_new)
@@ -77,13 +78,14 @@ if before < 0 then
     if one and one[2] and credit > 0 then
       local t = number[stream]
       local mark = stream == KEYS[t] and '' or '+'
-      credit = credit - hand_out(t, mark .. one[1], fields(one[2]), '', '', 0, true)
+      local taken = most[t] > 0 and hand_out(t, mark .. one[1], fields(one[2]), '', '', 0, true) or 0
+      credit, most[t] = credit - taken, most[t] - taken
     end
   end
 end
 local count_before = #answer
 for t, topic in ipairs(KEYS) do
-  local room = math.min(credit, tonumber(ARGV[6 + t]))
+  local room = math.min(credit, most[t])
   for _, stream in ipairs({topic .. ':again', topic}) do
     if room > 0 then
       local mark = stream == topic and '' or '+'
