@@ -5,7 +5,21 @@ nothing in them keeps a dead child alive, except the exception of a crash. What 
 reason is decided in `core`; how a process's exit status becomes one is left to the process shell.
 """
 
+from typing import Final
+
 from attrs import field, frozen
+
+MOST_LINE: Final = 1_000  # characters of what a reason says of itself
+_BREAKS: Final = {ord(mark): repr(mark)[1:-1] for mark in "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"}
+
+
+def one_line(text: str) -> str:
+    """Return `text` as a line of a log can hold it: no line breaks, not endless."""
+    return text[: MOST_LINE + 1].translate(_BREAKS)[:MOST_LINE]
+
+
+def _at(note: str) -> str:
+    return f" at {note!r}" if note else ""
 
 
 @frozen
@@ -23,29 +37,39 @@ class Stopped:
     detail: str = ""
 
     def __str__(self) -> str:
-        return f"stopped ({self.detail})" if self.detail else "stopped"
+        return f"stopped ({one_line(self.detail)})" if self.detail else "stopped"
 
 
 @frozen
 class Crashed:
-    """The child raised. `error` is the exception, or its record when it comes from another process."""
+    """The child raised. `error` is the exception, or its record when it comes from another process.
+
+    `note`, here and below: what a process last said it was at, `ctx.mark()`.
+    """
 
     error: BaseException = field(eq=str)
+    note: str = field(default="", eq=False, repr=False)
 
     def __str__(self) -> str:
-        return f"crashed: {type(self.error).__name__}: {self.error}"
+        return one_line(f"crashed{_at(self.note)}: {type(self.error).__name__}: {self.error}")
 
 
 @frozen
 class Killed:
-    """Ended without being asked: cancelled at once, or by a signal (`signal` > 0) when it is a process."""
+    """Ended without being asked: cancelled at once, or by a signal (`signal` > 0) when it is a process.
+
+    `stacks`: what its threads were at, if it died of a fault of its own (SIGSEGV, SIGABRT, SIGBUS, SIGFPE, SIGILL).
+    """
 
     signal: int = 0
     detail: str = ""
+    note: str = field(default="", eq=False, repr=False)
+    stacks: str = field(default="", eq=False, repr=False)
 
     def __str__(self) -> str:
         text = f"killed by signal {self.signal}" if self.signal else "killed"
-        return f"{text} ({self.detail})" if self.detail else text
+        text += _at(self.note)
+        return f"{text} ({one_line(self.detail)})" if self.detail else text
 
 
 @frozen
@@ -68,17 +92,20 @@ class Exited:
     """A process ended with this exit code and did not say why: `sys.exit(3)`, `os._exit`, a lost interpreter."""
 
     code: int
+    note: str = field(default="", eq=False, repr=False)
 
     def __str__(self) -> str:
-        return f"exited with code {self.code}"
+        return f"exited with code {self.code}{_at(self.note)}"
 
 
 @frozen
 class OutOfMemory:
     """The kernel killed the process because its memory was used up."""
 
+    note: str = field(default="", eq=False, repr=False)
+
     def __str__(self) -> str:
-        return "killed by the kernel: out of memory"
+        return f"killed by the kernel{_at(self.note)}: out of memory"
 
 
 @frozen
@@ -91,8 +118,7 @@ class Hung:
     stacks: str = field(default="", eq=False, repr=False)
 
     def __str__(self) -> str:
-        at = f" at {self.note!r}" if self.note else ""
-        return f"hung{at}: its {self.silent} was silent for {self.seconds:.1f} s"
+        return f"hung{_at(self.note)}: its {self.silent} was silent for {self.seconds:.1f} s"
 
 
 @frozen
@@ -102,7 +128,7 @@ class Fatal:
     error: BaseException = field(eq=str)
 
     def __str__(self) -> str:
-        return f"fatal: {type(self.error).__name__}: {self.error}"
+        return one_line(f"fatal: {type(self.error).__name__}: {self.error}")
 
 
 @frozen

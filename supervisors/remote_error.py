@@ -26,7 +26,7 @@ class ErrorRecord:
     type: str  # "module.QualifiedName"
     message: str
     notes: tuple[str, ...] = ()
-    traceback: str = ""
+    traceback: str = field(default="", repr=False)
     cause: "ErrorRecord | None" = None
     members: "tuple[ErrorRecord, ...]" = ()  # of an exception group
     is_retryable: bool | None = None

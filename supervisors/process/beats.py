@@ -16,11 +16,12 @@ from typing import Final
 from attrs import frozen
 
 _FIGURES: Final = struct.Struct("=QQQQ")  # beats of the loop, of the thread; tasks done; private bytes
-_NOTE: Final = struct.Struct("=II")  # version, odd while it is written; length
-_NOTE_AT: Final = _FIGURES.size
-_TEXT_AT: Final = _NOTE_AT + _NOTE.size
-MOST_NOTE: Final = 512  # bytes
-_SIZE: Final = _TEXT_AT + MOST_NOTE
+_NUMBER: Final = struct.Struct("=I")  # of notes so far; its last bit says which of two places holds the latest
+_LENGTH: Final = struct.Struct("=H")  # before the text of a note
+MOST_NOTE: Final = 1_024  # bytes
+_NUMBER_AT: Final = _FIGURES.size
+_NOTES_AT: Final = tuple(_NUMBER_AT + _NUMBER.size + place * (_LENGTH.size + MOST_NOTE) for place in (0, 1))
+_SIZE: Final = _NOTES_AT[1] + _LENGTH.size + MOST_NOTE
 
 
 @frozen
@@ -40,6 +41,7 @@ class Page:
         self.fd = fd
         self._memory = mmap.mmap(fd, _SIZE)
         self._lock = threading.Lock()
+        self._notes = 0  # written by us
 
     @classmethod
     def create(cls) -> "Page":
@@ -58,22 +60,27 @@ class Page:
         return Pulse(*_FIGURES.unpack_from(self._memory))
 
     def note(self) -> str:
-        """Return what the child last said it was working on; empty when it is just being written."""
+        """Return what the child last said it was working on; empty when it says so faster than one can read."""
         for _ in range(3):
-            version, length = _NOTE.unpack_from(self._memory, _NOTE_AT)
-            text = self._memory[_TEXT_AT : _TEXT_AT + min(length, MOST_NOTE)]
-            if version % 2 == 0 and _NOTE.unpack_from(self._memory, _NOTE_AT)[0] == version:
+            (number,) = _NUMBER.unpack_from(self._memory, _NUMBER_AT)
+            at = _NOTES_AT[number & 1]
+            length = min(_LENGTH.unpack_from(self._memory, at)[0], MOST_NOTE)
+            text = self._memory[at + _LENGTH.size : at + _LENGTH.size + length]
+            if _NUMBER.unpack_from(self._memory, _NUMBER_AT)[0] == number:
                 return text.decode("utf-8", "replace")
         return ""
 
     def write_note(self, note: str) -> None:
-        """Say what is being worked on. From any thread of the child."""
-        text = note.encode("utf-8", "replace")[:MOST_NOTE]
+        """Say what is being worked on. From any thread of the child. Killed meanwhile, it leaves the one before."""
+        text = note.encode("utf-8", "replace")
+        if len(text) > MOST_NOTE:
+            text = text[:MOST_NOTE]
+        written = _LENGTH.pack(len(text)) + text
         with self._lock:
-            version = _NOTE.unpack_from(self._memory, _NOTE_AT)[0] & ~1
-            _NOTE.pack_into(self._memory, _NOTE_AT, version + 1, 0)
-            self._memory[_TEXT_AT : _TEXT_AT + len(text)] = text
-            _NOTE.pack_into(self._memory, _NOTE_AT, (version + 2) & 0xFFFFFFFF, len(text))
+            self._notes = number = (self._notes + 1) & 0xFFFFFFFF
+            at = _NOTES_AT[number & 1]
+            self._memory[at : at + len(written)] = written
+            _NUMBER.pack_into(self._memory, _NUMBER_AT, number)
 
     def beat_of_loop(self) -> None:
         """The event loop runs."""

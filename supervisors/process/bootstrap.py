@@ -99,6 +99,7 @@ def _guard(order: Order, dump: int) -> None:
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core holds every secret in memory
     faulthandler.register(DUMP_SIGNAL, file=dump, all_threads=True)
+    faulthandler.enable(file=dump, all_threads=True)
 
 
 def _is_told_to_go(connection: socket.socket) -> bool:

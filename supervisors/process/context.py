@@ -41,6 +41,13 @@ class ProcessContext(ChildContext):
     link: Link = field(repr=False)
     _done: Callable[[int], None] = field(alias="on_done", repr=False)
 
+    def mark(self, note: str) -> None:
+        """Say what is being done now, in at most 1 KiB. Costs about a microsecond: say it before each piece of work.
+
+        Its supervisor reads it when this process has died or hangs: the `note` of the reason.
+        """
+        self._beat(note)
+
     def done(self, tasks: int = 1) -> None:
         """Say that so many tasks are done. After `Recycle.tasks` of them a fresh process takes over."""
         self._done(tasks)

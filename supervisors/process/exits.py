@@ -9,12 +9,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from attrs import define, frozen
+from attrs import define, evolve, frozen
 
-from supervisors.reasons import Exited, ExitReason, Killed, Normal, OutOfMemory
+from supervisors.reasons import Crashed, Exited, ExitReason, Killed, Normal, OutOfMemory
 
 LOST: Final = None
 """The exit code of a process whose status nobody could read."""
+
+FAULTS: Final = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL})
+"""What a process dies of by its own fault, writing down its stacks."""
 
 
 @frozen(kw_only=True)
@@ -22,7 +25,7 @@ class Evidence:
     """What is known of a dead process.
 
     `said`: its own last words. `killed`: why its supervisor killed it, empty if it did not; `verdict`: the reason that
-    this is for the supervisor, if not just a kill.
+    this is for the supervisor, if not just a kill. `note`, `stacks`: what it left behind, see `reasons`.
     """
 
     code: int | None
@@ -30,10 +33,22 @@ class Evidence:
     verdict: ExitReason | None = None
     killed: str = ""
     is_oom: bool = False
+    note: str = ""
+    stacks: str = ""
 
 
 def classify(evidence: Evidence) -> ExitReason:
-    """Return why the process ended, the most telling evidence first."""
+    """Return why the process ended, the most telling evidence first, and what it was at."""
+    reason = _cause(evidence)
+    match reason:
+        case Killed(number) if number in FAULTS:
+            return evolve(reason, note=evidence.note, stacks=evidence.stacks)
+        case Killed() | Crashed() | Exited() | OutOfMemory():
+            return evolve(reason, note=evidence.note)
+    return reason
+
+
+def _cause(evidence: Evidence) -> ExitReason:
     code = evidence.code
     if evidence.verdict is not None:
         return evidence.verdict

@@ -5,7 +5,6 @@ reads its beats (see `beats`) from the moment it is ready; before that it has it
 the child of a supervisor, and when a fresh one takes over, is left to `child`.
 """
 
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
@@ -31,7 +30,6 @@ from supervisors.task_child import TaskChild
 from supervisors.watchdog import Verdict, Watchdog, Watched
 
 KILL_PATIENCE: Final = 1.0  # seconds a killed process has to be dead, before it is taken for stuck in the kernel
-_DUMP_POLL: Final = 0.02  # seconds
 
 
 class Life:
@@ -117,6 +115,7 @@ class Life:
             stuck = await self._peer.stop(0)
             if isinstance(stuck, Stuck):
                 self._evidence = evolve(self._evidence, verdict=stuck)
+        self._evidence = evolve(self._evidence, note=process.page.note(), stacks=process.stacks.text())
         code = await self._spawner.reap(process)
         is_oom = code == -9 and not self._evidence.killed and self._spawner.is_oom()
         self._evidence = evolve(self._evidence, code=code, is_oom=is_oom)
@@ -197,9 +196,11 @@ class Life:
         now = anyio.current_time()
         is_frozen = now - watched.thread_at > watchdog.loop_silent
         silent, since = ("thread", watched.thread_at) if is_frozen else ("loop", watched.loop_at)
-        process.send_signal(DUMP_SIGNAL)
-        stacks = await _stacks(process, watchdog.dump)
+        stacks = await self._dumped(process, watchdog.dump)
         self.kill("hung", Hung(silent, now - since, process.page.note(), stacks))
+
+    async def _dumped(self, process: Spawned, patience: float) -> str:
+        return await process.stacks.dumped(lambda: process.send_signal(DUMP_SIGNAL), patience)
 
     # ---- at its end
 
@@ -212,13 +213,3 @@ class Life:
         self._process = self._channel = None
         self.settled.set()
         self.ended.set()
-
-
-async def _stacks(process: Spawned, patience: float) -> str:
-    """What faulthandler writes, once it writes no more."""
-    size = -1
-    with anyio.move_on_after(patience):
-        while size <= 0 or size != os.fstat(process.dump).st_size:
-            size = os.fstat(process.dump).st_size
-            await anyio.sleep(_DUMP_POLL)
-    return os.pread(process.dump, 1 << 16, 0).decode("utf-8", "replace")

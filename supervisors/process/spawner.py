@@ -19,11 +19,12 @@ from attrs import define, evolve
 
 from supervisors.errors import SupervisorError
 from supervisors.process import bootstrap, guard, strays
-from supervisors.process.beats import Page, anonymous_file
+from supervisors.process.beats import Page
 from supervisors.process.bootstrap import PassedFd
 from supervisors.process.exits import LOST, OomCounter
 from supervisors.process.fork_server import ForkServer, ServedProcess, is_readable, pidfd_of
 from supervisors.process.messages import Order
+from supervisors.process.stacks import StackFile
 from supervisors.process.target import Target
 from supervisors.process.thread import OneThread
 from supervisors.processes import Processes
@@ -65,7 +66,7 @@ class Spawned:
     process: Any  # multiprocess has no types
     connection: socket.socket
     page: Page
-    dump: int  # file descriptor
+    stacks: StackFile
     pidfd: int | None
 
     @property
@@ -92,7 +93,7 @@ class Spawned:
             self.process.close()
         self.connection.close()
         self.page.close()
-        os.close(self.dump)
+        self.stacks.close()
         if self.pidfd is not None:
             os.close(self.pidfd)
 
@@ -139,11 +140,11 @@ class Spawner:
             undo.callback(ours.close)
             page = Page.create()
             undo.callback(page.close)
-            dump = anonymous_file("supervisors-stacks")
-            undo.callback(os.close, dump)
+            stacks = StackFile()
+            undo.callback(stacks.close)
             try:
                 with theirs:
-                    process = self._make(order, [PassedFd(fd) for fd in (theirs.fileno(), page.fd, dump)])
+                    process = self._make(order, [PassedFd(fd) for fd in (theirs.fileno(), page.fd, stacks.fd)])
                     process.start()
             except (OSError, EOFError) as error:
                 raise SpawnFailed(order.path, f"{type(error).__name__}: {error}") from error
@@ -151,7 +152,7 @@ class Spawner:
             multiprocess.process._children.discard(process)
             undo.pop_all()
         parent = self._server.pid if self._server is not None else os.getpid()
-        spawned = Spawned(int(process.pid), parent, process, ours, page, dump, pidfd_of(process.pid))
+        spawned = Spawned(int(process.pid), parent, process, ours, page, stacks, pidfd_of(process.pid))
         self._alive[spawned.pid] = spawned
         return spawned
 

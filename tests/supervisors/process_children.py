@@ -82,6 +82,22 @@ async def end(ctx: ProcessContext, how: str, *, ready: bool = True) -> None:
             await anyio.sleep_forever()
 
 
+async def die_at(ctx: ProcessContext, count: int, fatal: int, how: str) -> None:
+    """Have many tasks in hand, mark each before its turn, and die in one."""
+    ctx.ready()
+
+    async def task(number: int) -> None:
+        await anyio.sleep(0.001 * number)
+        ctx.mark(f"task {number}")
+        if number == fatal:
+            await end(ctx, how, ready=False)
+        await anyio.sleep_forever()
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(count):
+            tasks.start_soon(task, number)
+
+
 class Picky(Exception):
     """Cannot be unpickled: its argument has no default."""
 

@@ -1,0 +1,90 @@
+"""What a dead process leaves behind: what it was at, where it stood, and whether it ever came to run anything."""
+
+import signal
+
+import pytest
+
+from supervisors import RemoteError, Restart, open_supervisor
+from supervisors.events import ChildExited
+from supervisors.process.beats import _NUMBER, _NUMBER_AT, Page
+from supervisors.process.stacks import MOST_STACKS, StackFile
+from supervisors.reasons import MOST_LINE, Crashed, Exited, ExitReason, Killed, OutOfMemory, Stopped
+from supervisors.remote_error import record_error
+from tests.backends import ASYNCIO, on
+from tests.supervisors import process_children as children
+from tests.supervisors.processes import next_of, process, tree
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@on(ASYNCIO)
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ("segfault", Killed(signal.SIGSEGV)),
+        ("abort", Killed(signal.SIGABRT)),
+        ("os._exit", Exited(7)),
+        (str(int(signal.SIGKILL)), Killed(signal.SIGKILL)),
+        ("raise", Crashed(KeyError("lost"))),
+    ],
+)
+async def test_of_twenty_tasks_the_one_that_ran_is_named_when_the_process_dies(how: str, reason: ExitReason) -> None:
+    async with open_supervisor(tree()) as sup:
+        events = sup.events()
+        await sup.start_child(process(children.die_at, args=(20, 7, how), restart=Restart.TEMPORARY))
+        ended = (await next_of(events, ChildExited, within=30)).reason
+    assert type(ended) is type(reason)
+    assert ended == reason or isinstance(ended, Crashed)
+    assert ended.note == "task 7"
+    assert "at 'task 7'" in str(ended)
+    is_fault = how in ("segfault", "abort")
+    assert ("process_children.py" in getattr(ended, "stacks", "")) == is_fault
+    assert ("in end" in getattr(ended, "stacks", "")) == is_fault
+
+
+def test_a_process_killed_while_it_writes_its_note_leaves_the_one_before() -> None:
+    page = Page.create()
+    page.write_note("first")
+    page.write_note("second")
+    before = page._memory[:]
+    page.write_note("third, and longer")
+    after = page._memory[:]
+    written = [at for at in range(_NUMBER_AT + _NUMBER.size, len(after)) if before[at] != after[at]]
+    for torn in range(len(written)):
+        page._memory[:] = before
+        for at in written[:torn]:
+            page._memory[at] = after[at]
+        assert page.note() == "second"
+    page._memory[:] = after
+    assert page.note() == "third, and longer"
+    page.close()
+
+
+def test_of_too_many_stacks_those_from_the_current_thread_on_are_kept() -> None:
+    file = StackFile()
+    other, current = b"Thread 0x1 (most recent call first):\n" * 1_000, b"Current thread 0x2\n  in guilty\n"
+    with open(file.fd, "wb", closefd=False) as out:
+        out.write(other + current + other)
+    assert file.text().startswith("Current thread 0x2\n  in guilty")
+    assert len(file.text()) == MOST_STACKS
+    file.close()
+
+
+ERROR = RuntimeError("first line\nsecond line\u2028" + "x" * 10_000)
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        Crashed(ERROR),
+        Crashed(RemoteError(record_error(ERROR))),
+        Stopped("one\ntwo"),
+        Killed(9, "one\r\ntwo", note="a\nb", stacks="c\nd"),
+        Exited(3, note="a\nb"),
+        OutOfMemory(note="a\nb"),
+    ],
+)
+def test_a_reason_is_one_line_of_a_log(reason: ExitReason) -> None:
+    assert len(str(reason).splitlines()) == 1
+    assert len(str(reason)) <= MOST_LINE
+    assert len(repr(reason).splitlines()) == 1
