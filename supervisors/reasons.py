@@ -55,6 +55,19 @@ class Crashed:
 
 
 @frozen
+class NotLoaded:
+    """A process child never came to run: what it is to run cannot be sent, imported or unpacked, or a module preloaded.
+
+    Starting it again fails alike. What was raised there, `error.record` has with its traceback, if it is a RemoteError.
+    """
+
+    error: BaseException = field(eq=str)
+
+    def __str__(self) -> str:
+        return one_line(f"not loaded: {type(self.error).__name__}: {self.error}")
+
+
+@frozen
 class Killed:
     """Ended without being asked: cancelled at once, or by a signal (`signal` > 0) when it is a process.
 
@@ -145,7 +158,7 @@ class Escalated:
         return f"gave up on {self.child!r} after more than {allowed}; at last it {self.cause}"
 
 
-ExitReason = Normal | Stopped | Crashed | Killed | Exited | OutOfMemory | Hung | Stuck | Fatal | Escalated
+ExitReason = Normal | Stopped | Crashed | NotLoaded | Killed | Exited | OutOfMemory | Hung | Stuck | Fatal | Escalated
 
 
 def is_clean(reason: ExitReason, *, escalation_is_clean: bool = False) -> bool:

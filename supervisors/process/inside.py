@@ -31,7 +31,7 @@ from supervisors.process.messages import (
     from_supervisor,
 )
 from supervisors.process.target import unpack, unsent
-from supervisors.reasons import Crashed, Exited, ExitReason, Fatal, Killed, Normal
+from supervisors.reasons import Crashed, Exited, ExitReason, Fatal, Killed, Normal, NotLoaded
 from supervisors.spec import ChildSpec
 from supervisors.task_child import TaskChild
 
@@ -76,7 +76,7 @@ class _Inside:
         except BaseException as error:  # noqa: BLE001  importing a user's module may raise anything: the start failed
             if target.by_value:
                 error = unsent(target.name, f"{type(error).__name__}: {error}")
-            return Failed(Crashed(error))
+            return Failed(NotLoaded(error))
         launch = Launch(
             spec=spec,
             path=self._order.path,
@@ -159,4 +159,4 @@ def _exit_of(reason: ExitReason) -> tuple[ExitReason, int]:
         return Crashed(reason.error), 1
     if isinstance(reason, Exited):
         return reason, reason.code
-    return reason, 1 if isinstance(reason, Crashed | Killed) else 0
+    return reason, 1 if isinstance(reason, Crashed | Killed | NotLoaded) else 0

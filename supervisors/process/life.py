@@ -22,8 +22,8 @@ from supervisors.process.context import Link
 from supervisors.process.exits import Evidence, classify
 from supervisors.process.messages import Ended, FromChild, Go, Hello, Order, Ready, Refused, Stop, encode, from_child
 from supervisors.process.spawner import PreloadFailed, Spawned, Spawner
-from supervisors.process.target import pack
-from supervisors.reasons import Crashed, ExitReason, Hung, Normal, Stuck
+from supervisors.process.target import NotSendable, pack
+from supervisors.reasons import Crashed, ExitReason, Hung, Normal, NotLoaded, Stuck
 from supervisors.recycle import Usage
 from supervisors.spec import ChildSpec
 from supervisors.task_child import TaskChild
@@ -62,6 +62,8 @@ class Life:
             try:
                 spec = self._launch.spec
                 self._process = await self._spawner.start(self._order, lambda: pack(spec.start, spec.args, spec.kwargs))
+            except NotSendable as error:
+                self._evidence = Evidence(code=None, verdict=NotLoaded(error))
             except SupervisorError as error:
                 self._evidence = Evidence(code=None, verdict=Crashed(error))
         if self._process is not None:
@@ -128,7 +130,7 @@ class Life:
     def _on_message(self, message: FromChild) -> None:
         match message:
             case Hello(failures) if failures:
-                self.kill("not preloaded", Crashed(PreloadFailed(failures)))
+                self.kill("not preloaded", NotLoaded(PreloadFailed(failures)))
             case Hello():
                 self._send(Go())
                 if self._is_asked:

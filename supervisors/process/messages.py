@@ -10,7 +10,7 @@ import msgspec
 from attrs import frozen
 
 from supervisors.process.target import Target
-from supervisors.reasons import Crashed, Escalated, Exited, ExitReason, Killed, Normal, Stopped
+from supervisors.reasons import Crashed, Escalated, Exited, ExitReason, Killed, Normal, NotLoaded, Stopped
 from supervisors.remote_error import ErrorRecord, RemoteError, record_error
 
 
@@ -32,7 +32,7 @@ class Order:
 class Said(msgspec.Struct, frozen=True, omit_defaults=True):
     """An exit reason as plain data."""
 
-    kind: Literal["normal", "stopped", "killed", "exited", "crashed", "escalated"]
+    kind: Literal["normal", "stopped", "killed", "exited", "crashed", "not_loaded", "escalated"]
     detail: str = ""
     number: int = 0
     period: float = 0.0
@@ -53,11 +53,13 @@ class Said(msgspec.Struct, frozen=True, omit_defaults=True):
                 return cls("exited", number=code)
             case Crashed(error):
                 return cls("crashed", error=record_error(error))
+            case NotLoaded(error):
+                return cls("not_loaded", error=record_error(error))
             case Escalated(child, cause, max_restarts, period):
                 return cls("escalated", child, max_restarts, period, cause=cls.of(cause))
         return cls("crashed", error=ErrorRecord(type=type(reason).__name__, message=str(reason)))
 
-    def reason(self) -> ExitReason:
+    def reason(self) -> ExitReason:  # noqa: PLR0911  one for each kind
         """Return the reason."""
         match self:
             case Said(kind="stopped"):
@@ -68,6 +70,8 @@ class Said(msgspec.Struct, frozen=True, omit_defaults=True):
                 return Exited(self.number)
             case Said(kind="crashed", error=ErrorRecord() as error):
                 return Crashed(RemoteError(error))
+            case Said(kind="not_loaded", error=ErrorRecord() as error):
+                return NotLoaded(RemoteError(error))
             case Said(kind="escalated", cause=Said() as cause):
                 return Escalated(self.detail, cause.reason(), self.number, self.period)
             case _:

@@ -98,6 +98,18 @@ async def die_at(ctx: ProcessContext, count: int, fatal: int, how: str) -> None:
             tasks.start_soon(task, number)
 
 
+class NotHere:
+    """Can be sent, but not unpacked anywhere else."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _only_in, (os.getpid(),)
+
+
+def _only_in(pid: int) -> None:
+    if os.getpid() != pid:
+        raise LookupError("not here")
+
+
 class Picky(Exception):
     """Cannot be unpickled: its argument has no default."""
 

@@ -1,14 +1,16 @@
 """What a dead process leaves behind: what it was at, where it stood, and whether it ever came to run anything."""
 
 import signal
+import threading
+from typing import Any
 
 import pytest
 
-from supervisors import RemoteError, Restart, open_supervisor
+from supervisors import Processes, RemoteError, Restart, StartFailed, open_supervisor
 from supervisors.events import ChildExited
 from supervisors.process.beats import _NUMBER, _NUMBER_AT, Page
 from supervisors.process.stacks import MOST_STACKS, StackFile
-from supervisors.reasons import MOST_LINE, Crashed, Exited, ExitReason, Killed, OutOfMemory, Stopped
+from supervisors.reasons import MOST_LINE, Crashed, Exited, ExitReason, Killed, NotLoaded, OutOfMemory, Stopped
 from supervisors.remote_error import record_error
 from tests.backends import ASYNCIO, on
 from tests.supervisors import process_children as children
@@ -70,6 +72,34 @@ def test_of_too_many_stacks_those_from_the_current_thread_on_are_kept() -> None:
     file.close()
 
 
+@on(ASYNCIO)
+async def test_what_cannot_be_loaded_is_told_from_what_crashes() -> None:
+    async def reason_of(start: Any, *args: object, **options: Any) -> ExitReason:
+        with pytest.raises(StartFailed) as failure:
+            await sup.start_child(process(start, args=args, restart=Restart.TEMPORARY, **options))
+        return failure.value.reason
+
+    async with open_supervisor(tree()) as sup:
+        unimportable = await reason_of("tests.supervisors.unimportable:run")
+        assert isinstance(unimportable, NotLoaded)
+        assert isinstance(unimportable.error, RemoteError)
+        assert "unimportable.py" in unimportable.error.record.traceback
+        assert isinstance(await reason_of(children.wait, children.NotHere()), NotLoaded)  # arrives, and is not unpacked
+        assert isinstance(await reason_of(children.wait, threading.Lock()), NotLoaded)  # cannot be sent
+        assert isinstance(await reason_of("tests.supervisors.process_children:SLEEP"), NotLoaded)
+        assert isinstance(await reason_of(children.end, "raise", kwargs={"ready": False}), Crashed)
+        assert isinstance(await reason_of(children.end, "os._exit", kwargs={"ready": False}), Exited)
+        assert isinstance(await reason_of(children.wait, "one argument too many"), Crashed)
+
+
+@on(ASYNCIO)
+async def test_what_cannot_be_preloaded_is_not_loaded() -> None:
+    with pytest.raises(StartFailed) as failure:
+        async with open_supervisor(tree(process(children.wait)), processes=Processes(preload=("nowhere_at_all",))):
+            pass
+    assert isinstance(failure.value.reason, NotLoaded)
+
+
 ERROR = RuntimeError("first line\nsecond line\u2028" + "x" * 10_000)
 
 
@@ -78,6 +108,7 @@ ERROR = RuntimeError("first line\nsecond line\u2028" + "x" * 10_000)
     [
         Crashed(ERROR),
         Crashed(RemoteError(record_error(ERROR))),
+        NotLoaded(ERROR),
         Stopped("one\ntwo"),
         Killed(9, "one\r\ntwo", note="a\nb", stacks="c\nd"),
         Exited(3, note="a\nb"),
