@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from supervisors.errors import SupervisorError as SupervisorError
     from supervisors.errors import SupervisorFailed as SupervisorFailed
     from supervisors.intensity import Intensity as Intensity
+    from supervisors.limits import Limits as Limits
     from supervisors.mailbox import Mailbox as Mailbox
     from supervisors.mailbox import Overflow as Overflow
     from supervisors.opening import open_supervisor as open_supervisor
@@ -87,6 +88,7 @@ _WHERE = {
     "Overflow": "supervisors.mailbox",
     "PartitionSupervisor": "supervisors.partition",
     "Processes": "supervisors.processes",
+    "Limits": "supervisors.limits",
     "Recycle": "supervisors.recycle",
     "Registry": "supervisors.registry",
     "RemoteError": "supervisors.remote_error",

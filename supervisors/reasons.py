@@ -122,6 +122,19 @@ class OutOfMemory:
 
 
 @frozen
+class OverLimit:
+    """A process used more than its `Limits` allow, and was killed with all it had started."""
+
+    what: str  # "processes"
+    used: int
+    allowed: int
+    note: str = field(default="", eq=False, repr=False)
+
+    def __str__(self) -> str:
+        return f"killed{_at(self.note)}: {self.used} {self.what}, {self.allowed} allowed"
+
+
+@frozen
 class Hung:
     """A process gave no sign of life and was killed by the watchdog. Its stacks stand in `stacks`."""
 
@@ -158,7 +171,20 @@ class Escalated:
         return f"gave up on {self.child!r} after more than {allowed}; at last it {self.cause}"
 
 
-ExitReason = Normal | Stopped | Crashed | NotLoaded | Killed | Exited | OutOfMemory | Hung | Stuck | Fatal | Escalated
+ExitReason = (
+    Normal
+    | Stopped
+    | Crashed
+    | NotLoaded
+    | Killed
+    | Exited
+    | OutOfMemory
+    | OverLimit
+    | Hung
+    | Stuck
+    | Fatal
+    | Escalated
+)
 
 
 def is_clean(reason: ExitReason, *, escalation_is_clean: bool = False) -> bool:

@@ -21,6 +21,7 @@ from multiprocess import reduction
 from supervisors.channel import HEADER, Lane, frame
 from supervisors.process import inside, preload
 from supervisors.process.beats import Page, private_memory
+from supervisors.process.confine import die_first
 from supervisors.process.guard import die_with_parent, kill_group, lead_a_session
 from supervisors.process.messages import Go, Hello, Order, encode, from_supervisor
 from supervisors.process.strays import MARK
@@ -96,6 +97,7 @@ def _guard(order: Order, dump: int) -> None:
         signal.signal(number, signal.SIG_DFL)
     lead_a_session()
     os.environ[MARK] = str(os.getpid())
+    die_first()
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core holds every secret in memory
     faulthandler.register(DUMP_SIGNAL, file=dump, all_threads=True)

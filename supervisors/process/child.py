@@ -133,6 +133,7 @@ class ProcessChild:
             backend=backend,
             is_uvloop=is_uvloop,
             every=self._every,
+            limits=launch.spec.limits,
         )
         life = Life(launch, order, self._spawner, self._tree.tasks)
         life.on_late = lambda silent: self._tell(ChildLate, silent=silent)

@@ -11,7 +11,7 @@ from typing import Final
 
 from attrs import define, evolve, frozen
 
-from supervisors.reasons import Crashed, Exited, ExitReason, Killed, Normal, OutOfMemory
+from supervisors.reasons import Crashed, Exited, ExitReason, Killed, Normal, OutOfMemory, OverLimit
 
 LOST: Final = None
 """The exit code of a process whose status nobody could read."""
@@ -43,7 +43,7 @@ def classify(evidence: Evidence) -> ExitReason:
     match reason:
         case Killed(number) if number in FAULTS:
             return evolve(reason, note=evidence.note, stacks=evidence.stacks)
-        case Killed() | Crashed() | Exited() | OutOfMemory():
+        case Killed() | Crashed() | Exited() | OutOfMemory() | OverLimit():
             return evolve(reason, note=evidence.note)
     return reason
 

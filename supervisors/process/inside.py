@@ -16,6 +16,7 @@ from supervisors.channel import Channel
 from supervisors.child import Failed, Ignored, Launch, Started, StartOutcome
 from supervisors.clock import LoopClock
 from supervisors.process.beats import Page, private_memory
+from supervisors.process.confine import NotConfined, confine
 from supervisors.process.context import Link, ProcessContext
 from supervisors.process.exits import from_system_exit
 from supervisors.process.guard import kill_group
@@ -71,10 +72,12 @@ class _Inside:
         target = self._order.target
         assert target is not None
         try:
+            if self._order.limits is not None:
+                confine(self._order.limits)
             function, args, kwargs = unpack(target)
             spec = ChildSpec(id=self._order.id, start=function, args=args, kwargs=kwargs, start_timeout=None)
         except BaseException as error:  # noqa: BLE001  importing a user's module may raise anything: the start failed
-            if target.by_value:
+            if target.by_value and not isinstance(error, NotConfined):
                 error = unsent(target.name, f"{type(error).__name__}: {error}")
             return Failed(NotLoaded(error))
         launch = Launch(

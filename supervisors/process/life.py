@@ -17,19 +17,21 @@ from attrs import evolve
 from supervisors.channel import Channel, ChannelClosed
 from supervisors.child import Failed, Ignored, Launch, Started, StartOutcome
 from supervisors.errors import EndedBeforeReady, SupervisorError
+from supervisors.limits import Limits
 from supervisors.process.bootstrap import DUMP_SIGNAL
 from supervisors.process.context import Link
 from supervisors.process.exits import Evidence, classify
 from supervisors.process.messages import Ended, FromChild, Go, Hello, Order, Ready, Refused, Stop, encode, from_child
 from supervisors.process.spawner import PreloadFailed, Spawned, Spawner
 from supervisors.process.target import NotSendable, pack
-from supervisors.reasons import Crashed, ExitReason, Hung, Normal, NotLoaded, Stuck
+from supervisors.reasons import Crashed, ExitReason, Hung, Normal, NotLoaded, OverLimit, Stuck
 from supervisors.recycle import Usage
 from supervisors.spec import ChildSpec
 from supervisors.task_child import TaskChild
 from supervisors.watchdog import Verdict, Watchdog, Watched
 
 KILL_PATIENCE: Final = 1.0  # seconds a killed process has to be dead, before it is taken for stuck in the kernel
+_COUNT_EVERY: Final = 0.2  # seconds
 
 
 class Life:
@@ -110,6 +112,8 @@ class Life:
             tasks.start_soon(self._hold_channel, self._channel)
             if self._launch.spec.watchdog is not None:
                 tasks.start_soon(self._watch, process, self._launch.spec.watchdog)
+            if self._launch.spec.limits is not None:
+                tasks.start_soon(self._count, process, self._launch.spec.limits)
             await anyio.wait_readable(process.death)
             self._channel.drain()  # its last words
             tasks.cancel_scope.cancel()
@@ -119,7 +123,7 @@ class Life:
                 self._evidence = evolve(self._evidence, verdict=stuck)
         self._evidence = evolve(self._evidence, note=process.page.note(), stacks=process.stacks.text())
         code = await self._spawner.reap(process)
-        is_oom = code == -9 and not self._evidence.killed and self._spawner.is_oom()
+        is_oom = code == -9 and not self._evidence.killed and self._spawner.is_oom(process)
         self._evidence = evolve(self._evidence, code=code, is_oom=is_oom)
 
     async def _hold_channel(self, channel: "Channel[FromChild]") -> None:
@@ -203,6 +207,15 @@ class Life:
 
     async def _dumped(self, process: Spawned, patience: float) -> str:
         return await process.stacks.dumped(lambda: process.send_signal(DUMP_SIGNAL), patience)
+
+    async def _count(self, process: Spawned, limits: Limits) -> None:
+        """Where the kernel does not, see that it is not too many."""
+        while limits.processes is not None and limits.cgroup is None:
+            count = await self._spawner.count(process)
+            if count > limits.processes:
+                why = OverLimit("processes and threads", count, limits.processes)
+                self.kill("too many processes", why)
+            await anyio.sleep(_COUNT_EVERY)
 
     # ---- at its end
 

@@ -9,6 +9,7 @@ from typing import Any, Final, Literal
 import msgspec
 from attrs import frozen
 
+from supervisors.limits import Limits
 from supervisors.process.target import Target
 from supervisors.reasons import Crashed, Escalated, Exited, ExitReason, Killed, Normal, NotLoaded, Stopped
 from supervisors.remote_error import ErrorRecord, RemoteError, record_error
@@ -24,6 +25,7 @@ class Order:
     backend: str
     is_uvloop: bool
     every: float  # seconds between beats
+    limits: Limits | None = None
     target: Target | None = None  # this and what follows is filled in when it is started
     parent: int = 0  # the pid it must have
     is_preloaded: bool = False  # whether a fork server should have done so

@@ -9,7 +9,10 @@ import contextlib
 import os
 import signal
 import socket
+import time
+from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
 import anyio
@@ -21,6 +24,7 @@ from supervisors.errors import SupervisorError
 from supervisors.process import bootstrap, guard, strays
 from supervisors.process.beats import Page
 from supervisors.process.bootstrap import PassedFd
+from supervisors.process.confine import cgroup_of, clear, is_removed
 from supervisors.process.exits import LOST, OomCounter
 from supervisors.process.fork_server import ForkServer, ServedProcess, is_readable, pidfd_of
 from supervisors.process.messages import Order
@@ -30,6 +34,8 @@ from supervisors.process.thread import OneThread
 from supervisors.processes import Processes
 
 _STATUS_WITHIN: Final = 1.0  # seconds from a death to its exit status; only a fork server that is stopped takes longer
+_CENSUS_HOLDS: Final = 0.1  # seconds
+_DYING: Final = 0.05  # seconds
 _INIT: Final = 1  # who adopts orphans when nobody else wants to
 
 
@@ -68,6 +74,8 @@ class Spawned:
     page: Page
     stacks: StackFile
     pidfd: int | None
+    cgroup: Path | None
+    is_oom: bool = False  # known of its own cgroup, when it is reaped
 
     @property
     def death(self) -> int:
@@ -109,6 +117,9 @@ class Spawner:
         self._alive: dict[int, Spawned] = {}
         self._unswept: set[int] = set()  # dead children whose strays may live
         self._oom = OomCounter(None)
+        self._cgroups: set[Path] = set()  # of dead children
+        self._census: Counter[int] = Counter()  # session → processes and threads
+        self._census_at = 0.0
 
     async def start(self, order: Order, pack: Callable[[], Target]) -> Spawned:
         """Start a process that says hello and waits. Raises SpawnFailed, and NotSendable from `pack`."""
@@ -118,9 +129,14 @@ class Spawner:
         """Take a dead process's exit code and give back what is held of it. LOST: nobody knows the code."""
         return await self._thread.call(lambda: self._reap(spawned))
 
-    def is_oom(self) -> bool:
-        """Whether the kernel killed somebody for memory whom nobody has accounted for. Reads a file."""
-        return self._oom.take()
+    def is_oom(self, dead: Spawned) -> bool:
+        """Whether the kernel killed it for memory: by its own cgroup, or somebody whom nobody has accounted for."""
+        is_somebody = dead.is_oom or dead.cgroup is None
+        return is_somebody and (self._oom.take() or dead.is_oom)
+
+    async def count(self, spawned: Spawned) -> int:
+        """How many processes and threads there are in its session."""
+        return await self._thread.call(lambda: self._counted(spawned.pid))
 
     async def close(self) -> None:
         """End the fork server and the thread. All processes must have been reaped."""
@@ -152,7 +168,8 @@ class Spawner:
             multiprocess.process._children.discard(process)
             undo.pop_all()
         parent = self._server.pid if self._server is not None else os.getpid()
-        spawned = Spawned(int(process.pid), parent, process, ours, page, stacks, pidfd_of(process.pid))
+        cgroup = cgroup_of(order.limits, process.pid)
+        spawned = Spawned(int(process.pid), parent, process, ours, page, stacks, pidfd_of(process.pid), cgroup)
         self._alive[spawned.pid] = spawned
         return spawned
 
@@ -179,6 +196,9 @@ class Spawner:
         ):  # ours only if we adopt orphans, as the first process of a container
             os.waitpid(spawned.pid, os.WNOHANG)
         guard.kill_group(spawned.pid)
+        if spawned.cgroup is not None:
+            spawned.is_oom = clear(spawned.cgroup)
+            self._cgroups.add(spawned.cgroup)
         self._unswept.add(spawned.pid)
         del self._alive[spawned.pid]
         spawned.close()
@@ -190,14 +210,23 @@ class Spawner:
         is_readable(spawned.death, within=_STATUS_WITHIN)
         self._reap(spawned)
 
+    def _counted(self, session: int) -> int:
+        if time.monotonic() - self._census_at > _CENSUS_HOLDS:  # one look at the table is enough for all children
+            self._census, self._census_at = strays.census(), time.monotonic()
+        return self._census[session]
+
     def _sweep(self) -> None:
         """Nothing else to do: end what dead children left behind."""
         owners, self._unswept = self._unswept, set()
         if owners:
             server = self._server.pid if self._server is not None else _INIT
             strays.kill_strays(owners, adopters={os.getpid(), server, _INIT}, spare=self._alive)
+        self._cgroups = {cgroup for cgroup in self._cgroups if not is_removed(cgroup)}
 
     def _end(self) -> None:
         self._sweep()
         if self._server is not None:
             self._server.close()
+        if self._cgroups:  # the last ones had no time to die
+            time.sleep(_DYING)
+            self._sweep()

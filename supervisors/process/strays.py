@@ -10,6 +10,7 @@ import contextlib
 import os
 import signal
 import time
+from collections import Counter
 from collections.abc import Collection, Iterator
 from typing import Final
 
@@ -30,6 +31,7 @@ class Row:
     parent: int
     session: int
     is_zombie: bool
+    threads: int
 
 
 def kill_strays(owners: Collection[int], *, adopters: Collection[int], spare: Collection[int]) -> None:
@@ -69,6 +71,14 @@ def kill_descendants(root: int) -> None:
         time.sleep(_PAUSE)
 
 
+def census() -> Counter[int]:
+    """Count the processes of each session, with their threads."""
+    counted: Counter[int] = Counter()
+    for row in _table():
+        counted[row.session] += row.threads
+    return counted
+
+
 def _is_below(pid: int, root: int, parents: dict[int, int]) -> bool:
     above = parents.get(pid)
     while above is not None and above != root:
@@ -101,10 +111,10 @@ def _row(pid: int) -> Row | None:
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             # The name in brackets may hold anything, brackets and blanks too.
-            state, parent, _, session = file.read().rpartition(b")")[2].split()[:4]
+            fields = file.read().rpartition(b")")[2].split()
     except (FileNotFoundError, ProcessLookupError, PermissionError):
         return None
-    return Row(pid, int(parent), int(session), state in (b"Z", b"X"))
+    return Row(pid, int(fields[1]), int(fields[3]), fields[0] in (b"Z", b"X"), int(fields[17]))
 
 
 def _marked(pid: int) -> int | None:

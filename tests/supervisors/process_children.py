@@ -3,10 +3,12 @@
 import ctypes
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import anyio
 
@@ -96,6 +98,38 @@ async def die_at(ctx: ProcessContext, count: int, fatal: int, how: str) -> None:
     async with anyio.create_task_group() as tasks:
         for number in range(count):
             tasks.start_soon(task, number)
+
+
+async def confined(ctx: ProcessContext) -> None:
+    """Say what the process may use."""
+    tool = subprocess.run(["env"], capture_output=True, text=True, check=True)  # noqa: ASYNC221
+    ctx.ready(
+        {
+            "pid": os.getpid(),
+            "environment": sorted(os.environ),
+            "tool": sorted(line.partition("=")[0] for line in tool.stdout.splitlines()),
+            "files": resource.getrlimit(resource.RLIMIT_NOFILE),
+            "core": resource.getrlimit(resource.RLIMIT_CORE),
+            "oom": int(Path("/proc/self/oom_score_adj").read_text()),  # noqa: ASYNC240
+        }
+    )
+    await anyio.sleep_forever()
+
+
+async def eat(ctx: ProcessContext, size: int) -> None:
+    """Take so many bytes, and say so."""
+    eaten = bytearray(size)
+    ctx.ready(len(eaten))
+    await anyio.sleep_forever()
+
+
+async def bomb(ctx: ProcessContext, count: int) -> None:
+    """Start so many tools, as fast as it can."""
+    ctx.ready(os.getpid())
+    ctx.mark("boom")
+    tools = [subprocess.Popen(["sleep", "600"]) for _ in range(count)]  # noqa: ASYNC220
+    await anyio.sleep_forever()
+    del tools
 
 
 class NotHere:
