@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from supervisors.mailbox import Mailbox as Mailbox
     from supervisors.mailbox import Overflow as Overflow
     from supervisors.opening import open_supervisor as open_supervisor
+    from supervisors.output import Output as Output
     from supervisors.partition import PartitionSupervisor as PartitionSupervisor
     from supervisors.processes import Processes as Processes
     from supervisors.program import ExitCode as ExitCode
@@ -89,6 +90,7 @@ _WHERE = {
     "PartitionSupervisor": "supervisors.partition",
     "Processes": "supervisors.processes",
     "Limits": "supervisors.limits",
+    "Output": "supervisors.output",
     "Recycle": "supervisors.recycle",
     "Registry": "supervisors.registry",
     "RemoteError": "supervisors.remote_error",

@@ -106,6 +106,18 @@ class ChildLate(ChildEvent):
 
 
 @frozen(kw_only=True)
+class OutputLine(ChildEvent):
+    """A process child with `output`: it, or something it started, printed a line. `stream`: "stdout" or "stderr".
+
+    `dropped`: so many lines before this one were too many. A line that was too long ends in "…".
+    """
+
+    stream: str
+    text: str
+    dropped: int = 0
+
+
+@frozen(kw_only=True)
 class ChildRecycled(ChildEvent):
     """A process child: it reached a limit of its `recycle`, and a fresh process has taken over."""
 

@@ -17,6 +17,7 @@ from supervisors.backoff import Backoff
 from supervisors.errors import BadCombination, DuplicateChild, SpecError
 from supervisors.intensity import Intensity
 from supervisors.limits import Limits
+from supervisors.output import Output
 from supervisors.recycle import Recycle
 from supervisors.validation import instance, member, positive, truth, whole_number
 from supervisors.watchdog import Watchdog
@@ -125,8 +126,8 @@ class ChildSpec:
     `start_timeout` to 30, for a supervisor to None: its children have their own.
 
     Only with `Isolation.PROCESS`: `watchdog` (there by default) finds it when it hangs, `recycle` replaces it in time,
-    `limits` bound what it uses, and `peer(ctx, link)` talks with its `ctx.link` from this side, as long as the
-    process lives.
+    `limits` bound what it uses, `output` hands on what it prints, and `peer(ctx, link)` talks with its `ctx.link` from
+    this side, as long as the process lives.
     """
 
     id: str = field(validator=_check_id)
@@ -144,6 +145,7 @@ class ChildSpec:
     recycle: Recycle | None = field(default=None, validator=optional(instance(Recycle)))
     peer: Callable[..., Awaitable[object]] | None = field(default=None, validator=_check_peer)
     limits: Limits | None = field(default=None, validator=optional(instance(Limits)))
+    output: Output | None = field(default=None, validator=optional(instance(Output)))
 
     @type.default  # noqa: A003 - OTP calls it so
     def _type_of_start(self) -> ChildType:
@@ -162,10 +164,10 @@ class ChildSpec:
         return Watchdog() if self.isolation is Isolation.PROCESS else None
 
     def __attrs_post_init__(self) -> None:
-        for name in ("watchdog", "recycle", "peer", "limits") if self.isolation is Isolation.TASK else ():
+        for name in ("watchdog", "recycle", "peer", "limits", "output") if self.isolation is Isolation.TASK else ():
             if getattr(self, name) is not None:
                 allowed = (
-                    "None with Isolation.TASK: a task can be neither watched, limited nor killed; use Isolation.PROCESS"
+                    "None with Isolation.TASK: it is for what a process does that a task cannot; use Isolation.PROCESS"
                 )
                 raise BadCombination(field=f"{name} of child {self.id!r}", value=getattr(self, name), allowed=allowed)
         if self.significant and self.restart is Restart.PERMANENT:

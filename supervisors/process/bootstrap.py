@@ -7,6 +7,7 @@ would be seen by nobody. What runs then is in `inside`. Blocking: there is no ev
 
 import contextlib
 import faulthandler
+import io
 import os
 import resource
 import signal
@@ -45,9 +46,10 @@ def _received(handle: Any) -> int:
     return fd
 
 
-def main(control: int, page: int, dump: int, order: Order) -> None:
-    """Run one child from start to end, in its own process. The first three are file descriptors."""
+def main(control: int, page: int, dump: int, order: Order, *output: int) -> None:
+    """Run one child from start to end, in its own process. All but the order are file descriptors."""
     _guard(order, dump)
+    _print_to(*output)
     connection = socket.socket(fileno=control)
     failures = dict(preload.failures)
     if order.is_preloaded and not preload.is_loaded:
@@ -102,6 +104,16 @@ def _guard(order: Order, dump: int) -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core holds every secret in memory
     faulthandler.register(DUMP_SIGNAL, file=dump, all_threads=True)
     faulthandler.enable(file=dump, all_threads=True)
+
+
+def _print_to(*output: int) -> None:
+    """Let these be stdout and stderr, also of what is started from here."""
+    for standard, fd in enumerate(output, start=1):
+        os.dup2(fd, standard)
+        os.close(fd)
+    for stream in (sys.stdout, sys.stderr) if output else ():
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(line_buffering=True)  # it was made for something else
 
 
 def _is_told_to_go(connection: socket.socket) -> bool:

@@ -15,7 +15,8 @@ from anyio.lowlevel import current_token
 
 from supervisors.child import Failed, Launch, Started, StartOutcome
 from supervisors.errors import StartTimeout
-from supervisors.events import ChildEvent, ChildLate, ChildRecycled
+from supervisors.events import ChildEvent, ChildLate, ChildRecycled, OutputLine
+from supervisors.output import Line
 from supervisors.process.life import Life
 from supervisors.process.messages import Order
 from supervisors.process.spawner import Spawner
@@ -137,6 +138,7 @@ class ProcessChild:
         )
         life = Life(launch, order, self._spawner, self._tree.tasks)
         life.on_late = lambda silent: self._tell(ChildLate, silent=silent)
+        life.on_line = self._print
         return life
 
     @property
@@ -144,12 +146,21 @@ class ProcessChild:
         watchdog = self._launch.spec.watchdog
         return 1.0 if watchdog is None else watchdog.every
 
+    def _print(self, stream: str, line: Line) -> None:
+        output = self._launch.spec.output
+        if output is None or output.to is None:
+            self._tell(OutputLine, stream=stream, text=line.text, dropped=line.dropped)
+        else:
+            output.to(self._event(OutputLine, stream=stream, text=line.text, dropped=line.dropped))
+
     def _tell(self, kind: type[ChildEvent], **fields: object) -> None:
         if self._tree.events.is_heard:
-            above, _, key = self._launch.path.rpartition("/")
-            now = self._launch.clock.now()
-            event = kind(at=now, supervisor=above, child=key, incarnation=self._launch.incarnation, **fields)
-            self._tree.events.put(event)
+            self._tree.events.put(self._event(kind, **fields))
+
+    def _event(self, kind: type[ChildEvent], **fields: object) -> ChildEvent:
+        above, _, key = self._launch.path.rpartition("/")
+        now = self._launch.clock.now()
+        return kind(at=now, supervisor=above, child=key, incarnation=self._launch.incarnation, **fields)
 
 
 class ProcessShell:

@@ -18,6 +18,7 @@ from supervisors.channel import Channel, ChannelClosed
 from supervisors.child import Failed, Ignored, Launch, Started, StartOutcome
 from supervisors.errors import EndedBeforeReady, SupervisorError
 from supervisors.limits import Limits
+from supervisors.output import Line
 from supervisors.process.bootstrap import DUMP_SIGNAL
 from supervisors.process.context import Link
 from supervisors.process.exits import Evidence, classify
@@ -43,6 +44,7 @@ class Life:
         self.outcome: StartOutcome | None = None
         self.reason: ExitReason | None = None
         self.on_late: Callable[[float], None] = lambda _silent: None
+        self.on_line: Callable[[str, Line], None] = lambda _stream, _line: None
         self._launch = launch
         self._order = order
         self._spawner = spawner
@@ -63,7 +65,9 @@ class Life:
         with self._starting:
             try:
                 spec = self._launch.spec
-                self._process = await self._spawner.start(self._order, lambda: pack(spec.start, spec.args, spec.kwargs))
+                self._process = await self._spawner.start(
+                    self._order, lambda: pack(spec.start, spec.args, spec.kwargs), is_heard=spec.output is not None
+                )
             except NotSendable as error:
                 self._evidence = Evidence(code=None, verdict=NotLoaded(error))
             except SupervisorError as error:
@@ -114,6 +118,8 @@ class Life:
                 tasks.start_soon(self._watch, process, self._launch.spec.watchdog)
             if self._launch.spec.limits is not None:
                 tasks.start_soon(self._count, process, self._launch.spec.limits)
+            if process.pipes is not None and self._launch.spec.output is not None:
+                tasks.start_soon(process.pipes.read, self._launch.spec.output, self._hand_on)
             await anyio.wait_readable(process.death)
             self._channel.drain()  # its last words
             tasks.cancel_scope.cancel()
@@ -175,6 +181,12 @@ class Life:
         if self._channel is not None:
             with suppress(ChannelClosed):  # it is dying, and how is seen soon
                 self._channel.send(encode(message))
+
+    def _hand_on(self, stream: str, line: Line) -> None:
+        try:
+            self.on_line(stream, line)
+        except Exception as error:  # noqa: BLE001  whoever was given it may raise anything
+            self.kill("its output is not taken", Crashed(error))
 
     # ---- the watchdog
 

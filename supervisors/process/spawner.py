@@ -28,6 +28,7 @@ from supervisors.process.confine import cgroup_of, clear, is_removed
 from supervisors.process.exits import LOST, OomCounter
 from supervisors.process.fork_server import ForkServer, ServedProcess, is_readable, pidfd_of
 from supervisors.process.messages import Order
+from supervisors.process.pipes import Pipes
 from supervisors.process.stacks import StackFile
 from supervisors.process.target import Target
 from supervisors.process.thread import OneThread
@@ -75,6 +76,7 @@ class Spawned:
     stacks: StackFile
     pidfd: int | None
     cgroup: Path | None
+    pipes: Pipes | None
     is_oom: bool = False  # known of its own cgroup, when it is reaped
 
     @property
@@ -102,6 +104,8 @@ class Spawned:
         self.connection.close()
         self.page.close()
         self.stacks.close()
+        if self.pipes is not None:
+            self.pipes.close()
         if self.pidfd is not None:
             os.close(self.pidfd)
 
@@ -121,9 +125,12 @@ class Spawner:
         self._census: Counter[int] = Counter()  # session → processes and threads
         self._census_at = 0.0
 
-    async def start(self, order: Order, pack: Callable[[], Target]) -> Spawned:
-        """Start a process that says hello and waits. Raises SpawnFailed, and NotSendable from `pack`."""
-        return await self._thread.call(lambda: self._start(evolve(order, target=pack())), undo=self._undo)
+    async def start(self, order: Order, pack: Callable[[], Target], *, is_heard: bool = False) -> Spawned:
+        """Start a process that says hello and waits. Raises SpawnFailed, and NotSendable from `pack`.
+
+        `is_heard`: what it prints comes through `pipes`.
+        """
+        return await self._thread.call(lambda: self._start(evolve(order, target=pack()), is_heard), undo=self._undo)
 
     async def reap(self, spawned: Spawned) -> int | None:
         """Take a dead process's exit code and give back what is held of it. LOST: nobody knows the code."""
@@ -148,7 +155,7 @@ class Spawner:
 
     # ---- in the thread
 
-    def _start(self, order: Order) -> Spawned:
+    def _start(self, order: Order, is_heard: bool) -> Spawned:
         if not self._alive:
             self._oom = OomCounter.here()
         with contextlib.ExitStack() as undo:
@@ -158,33 +165,40 @@ class Spawner:
             undo.callback(page.close)
             stacks = StackFile()
             undo.callback(stacks.close)
+            pipes = Pipes() if is_heard else None
+            if pipes is not None:
+                undo.callback(pipes.close)
+            output = [PassedFd(fd) for fd in pipes.theirs] if pipes is not None else []
             try:
                 with theirs:
-                    process = self._make(order, [PassedFd(fd) for fd in (theirs.fileno(), page.fd, stacks.fd)])
+                    process = self._make(order, [PassedFd(fd) for fd in (theirs.fileno(), page.fd, stacks.fd)], output)
                     process.start()
             except (OSError, EOFError) as error:
                 raise SpawnFailed(order.path, f"{type(error).__name__}: {error}") from error
             # It is ours alone: nobody else's start or exit is to poll or join it.
             multiprocess.process._children.discard(process)
+            if pipes is not None:
+                pipes.give()
             undo.pop_all()
         parent = self._server.pid if self._server is not None else os.getpid()
         cgroup = cgroup_of(order.limits, process.pid)
-        spawned = Spawned(int(process.pid), parent, process, ours, page, stacks, pidfd_of(process.pid), cgroup)
+        spawned = Spawned(int(process.pid), parent, process, ours, page, stacks, pidfd_of(process.pid), cgroup, pipes)
         self._alive[spawned.pid] = spawned
         return spawned
 
-    def _make(self, order: Order, fds: list[PassedFd]) -> Any:
+    def _make(self, order: Order, fds: list[PassedFd], output: list[PassedFd]) -> Any:
         if self._settings.method == "spawn":
             context = multiprocess.get_context("spawn")
             order = evolve(order, parent=os.getpid())
-            return context.Process(target=bootstrap.main, args=(*fds, order), name=order.path, daemon=False)
+            return context.Process(target=bootstrap.main, args=(*fds, order, *output), name=order.path, daemon=False)
         if self._server is None:
             loop = ("uvloop",) if order.is_uvloop else ()
             runtime = (bootstrap.__name__, f"anyio._backends._{order.backend}", *loop)
             self._server = ForkServer((*runtime, *self._settings.preload))
         self._server.ensure_running()
         order = evolve(order, parent=self._server.pid, is_preloaded=True)
-        return ServedProcess(self._server, target=bootstrap.main, args=(*fds, order), name=order.path, daemon=False)
+        args = (*fds, order, *output)
+        return ServedProcess(self._server, target=bootstrap.main, args=args, name=order.path, daemon=False)
 
     def _reap(self, spawned: Spawned) -> int | None:
         spawned.process.join(_STATUS_WITHIN)

@@ -132,6 +132,26 @@ async def bomb(ctx: ProcessContext, count: int) -> None:
     del tools
 
 
+async def talk(ctx: ProcessContext) -> None:
+    """Print in all the ways there are, and die in the middle of a line."""
+    ctx.ready()
+    print("printed")
+    print("a warning", file=sys.stderr)
+    subprocess.run(["sh", "-c", "echo by a tool; echo complaint >&2"], check=True)  # noqa: ASYNC221
+    os.write(1, b"no \xff end")
+    await end(ctx, "segfault", ready=False)
+
+
+async def print_flood(ctx: ProcessContext, count: int) -> None:
+    """Print so many lines as fast as they are taken, a line that is too long, and the last one."""
+    ctx.ready()
+    for _ in range(count // 1_000):
+        os.write(1, b"blabla\n" * 1_000)
+    os.write(2, b"x" * 300_000 + b"\n")
+    print("the last one")
+    await anyio.sleep_forever()
+
+
 class NotHere:
     """Can be sent, but not unpacked anywhere else."""
 
