@@ -5,7 +5,7 @@ hears once, through `on_exit`, when it ended. Which children to start and stop, 
 """
 
 from collections.abc import Callable
-from typing import NoReturn, Protocol
+from typing import NoReturn, Protocol, runtime_checkable
 
 from anyio import Event
 from attrs import field, frozen
@@ -54,6 +54,14 @@ class Child(Protocol):
         `grace` 0 kills at once. Returns at once if it has ended already. May be called while `start` is
         in progress, which then returns `Failed`. What cannot be killed ends in `Stuck`, within `grace` + 1 s.
         """
+
+
+@runtime_checkable
+class HasStacks(Protocol):
+    """A child whose threads can be looked at from here, also when they hang: a process."""
+
+    async def stacks(self, patience: float) -> str:
+        """Return what they are at, as text. Empty if it does not run, or does not say so within `patience` seconds."""
 
 
 @frozen(kw_only=True)

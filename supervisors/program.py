@@ -4,7 +4,8 @@
         run(spec, drain=30.0)
 
 The first SIGTERM or SIGINT asks the tree to stop, in order, each child with the time its spec gives it. What is not
-done after `drain` seconds, or at a second signal, ends with the process. SIGQUIT writes all stacks to stderr.
+done after `drain` seconds, or at a second signal, ends with the process. SIGQUIT writes all stacks to stderr, our own
+at once, also when nothing else moves here any more, and those of all process children.
 """
 
 import enum
@@ -12,6 +13,7 @@ import faulthandler
 import os
 import signal
 import sys
+from collections.abc import Iterable
 from typing import Final, Literal, NoReturn
 
 import anyio
@@ -26,6 +28,7 @@ from supervisors.reasons import Stuck
 from supervisors.spec import SupervisorSpec
 from supervisors.supervisor import Supervisor
 
+SIGQUIT: Final = (signal.SIGQUIT,) if hasattr(signal, "SIGQUIT") else ()
 _SIGNALLED: Final = 128  # a second signal ends the process with this and its number, as shells count
 
 
@@ -55,8 +58,7 @@ def run(
         raise SpecError(field="spec", value=spec, allowed="a SupervisorSpec")
     if not isinstance(drain, int | float) or isinstance(drain, bool) or not drain > 0:
         raise SpecError(field="drain", value=drain, allowed="a number of seconds above 0")
-    if sys.stderr is not None and hasattr(signal, "SIGQUIT"):
-        faulthandler.register(signal.SIGQUIT, all_threads=True)
+    _write_stacks_at(SIGQUIT, chain=False)
     sys.exit(anyio.run(_live, spec, name, drain, processes, backend=backend))
 
 
@@ -100,17 +102,29 @@ class _Life:
         return ExitCode.OK
 
     async def _listen(self, *, task_status: TaskStatus[None]) -> None:
-        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        for number in SIGQUIT:
+            faulthandler.unregister(number)
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, *SIGQUIT) as signals:
+            _write_stacks_at(SIGQUIT, chain=True)  # in front of the receiver
             task_status.started()
             async with anyio.create_task_group() as tasks:
                 is_asked = False
                 async for number in signals:
+                    if number in SIGQUIT:
+                        tasks.start_soon(self._show_stacks)
+                        continue
                     if is_asked:
                         os._exit(_told(f"{self.name}: {number.name} again, ends at once", _SIGNALLED + number))
                     is_asked = True
                     _told(f"{self.name}: {number.name}, stops within {self.drain:g} s", ExitCode.OK)
                     self._stop()
                     tasks.start_soon(self._bound)
+
+    async def _show_stacks(self) -> None:
+        """Of the children; our own are written already."""
+        if self.supervisor is not None:
+            for path, stacks in (await self.supervisor.dump_stacks()).items():
+                _told(f"\n{path}:\n{stacks or 'says nothing'}", ExitCode.OK)
 
     def _stop(self) -> None:
         if self.supervisor is None:
@@ -122,6 +136,12 @@ class _Life:
         await anyio.sleep(self.drain)
         left = self.supervisor.render_tree() if self.supervisor is not None else self.name
         os._exit(_told(f"not done after {self.drain:g} s:\n{left}", ExitCode.NOT_DRAINED))
+
+
+def _write_stacks_at(numbers: Iterable[int], *, chain: bool) -> None:
+    """Have these signals write our stacks to stderr, without the interpreter; `chain`: and then do what they did."""
+    for number in numbers if sys.stderr is not None else ():
+        faulthandler.register(number, all_threads=True, chain=chain)
 
 
 def _code_of(wanted: SystemExit) -> int:

@@ -14,7 +14,7 @@ from anyio import CancelScope, Event
 from anyio.abc import TaskGroup
 from attrs import define, field, frozen
 
-from supervisors.child import Child, Failed, Launch, Started, StartOutcome
+from supervisors.child import Child, Failed, HasStacks, Launch, Started, StartOutcome
 from supervisors.clock import Clock, sleep
 from supervisors.core import Core
 from supervisors.effects import Decision, Outcome, Reply, Retry, Start, Stop, Stopping, T
@@ -159,6 +159,20 @@ class Supervisor:
         call = Call(request)
         self._post(call)
         return call
+
+    async def dump_stacks(self, *, patience: float = 1.0) -> dict[str, str]:
+        """What the threads of each process child are at, here and below, by path. See `child.HasStacks.stacks`."""
+        stacks: dict[str, str] = {}
+
+        async def ask(path: str, child: HasStacks) -> None:
+            stacks[path] = await child.stacks(patience)
+
+        async with anyio.create_task_group() as tasks:
+            for one in {self, *self._tree.supervisors.values()}:
+                for key, child in one._children.items() if f"{one.path}/".startswith(f"{self.path}/") else ():
+                    if isinstance(child, HasStacks):
+                        tasks.start_soon(ask, f"{one.path}/{key}", child)
+        return stacks
 
     # ---- questions, answered at once
 

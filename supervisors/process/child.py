@@ -65,6 +65,10 @@ class ProcessChild:
                 tasks.start_soon(stop_one, one)
         return next((reason for reason in reasons.values() if isinstance(reason, Stuck)), reasons[life])
 
+    async def stacks(self, patience: float) -> str:
+        """What the threads of the process that counts are at. See `child.HasStacks`."""
+        return await self._life.stacks(patience)
+
     # ---- in the tree's task group
 
     async def _run(self) -> None:

@@ -54,6 +54,8 @@ class Life:
         self._channel: Channel[FromChild] | None = None
         self._link: Link | None = None
         self._peer: TaskChild | None = None
+        self._watch_tasks: TaskGroup | None = None  # all that watches the process; gone before it is reaped
+        self._dumping = anyio.Lock()
         self._is_asked = False
         self._is_refused = False
         self._evidence = Evidence(code=None)
@@ -107,12 +109,29 @@ class Life:
         memory = max(pulse.memory - self._ready_memory, 0)
         return Usage(tasks=pulse.tasks, age=anyio.current_time() - self._ready_at, memory=memory)
 
+    async def stacks(self, patience: float) -> str:
+        """What its threads are at. Empty if it is not running, or does not say so within `patience` seconds."""
+        answers: list[str] = []
+        is_over = Event()
+
+        async def ask(process: Spawned) -> None:
+            try:
+                answers.append(await self._dumped(process, patience))
+            finally:
+                is_over.set()
+
+        if self._process is not None and self._watch_tasks is not None:
+            self._watch_tasks.start_soon(ask, self._process)  # it ends before its file is closed
+            await is_over.wait()
+        return "".join(answers)
+
     # ---- while it runs
 
     async def _watch_over(self, process: Spawned) -> None:
         self._channel = Channel(process.connection, from_child, self._on_message)
         self._link = Link(self._channel, process.pid)
         async with anyio.create_task_group() as tasks:
+            self._watch_tasks = tasks
             tasks.start_soon(self._hold_channel, self._channel)
             if self._launch.spec.watchdog is not None:
                 tasks.start_soon(self._watch, process, self._launch.spec.watchdog)
@@ -123,6 +142,7 @@ class Life:
             await anyio.wait_readable(process.death)
             self._channel.drain()  # its last words
             tasks.cancel_scope.cancel()
+        self._watch_tasks = None
         if self._peer is not None:
             stuck = await self._peer.stop(0)
             if isinstance(stuck, Stuck):
@@ -218,7 +238,8 @@ class Life:
         self.kill("hung", Hung(silent, now - since, process.page.note(), stacks))
 
     async def _dumped(self, process: Spawned, patience: float) -> str:
-        return await process.stacks.dumped(lambda: process.send_signal(DUMP_SIGNAL), patience)
+        async with self._dumping:
+            return await process.stacks.dumped(lambda: process.send_signal(DUMP_SIGNAL), patience)
 
     async def _count(self, process: Spawned, limits: Limits) -> None:
         """Where the kernel does not, see that it is not too many."""

@@ -11,6 +11,7 @@ from supervisors import (
     ChildContext,
     ChildSpec,
     Intensity,
+    Isolation,
     Restart,
     Shutdown,
     SupervisorSpec,
@@ -18,6 +19,14 @@ from supervisors import (
 )
 
 WHAT, BACKEND = sys.argv[1:]
+HANGING = ChildSpec(
+    id="hanging",
+    start="tests.supervisors.process_children:hang",
+    args=("regex", "ages"),
+    isolation=Isolation.PROCESS,
+    shutdown=Shutdown.BRUTAL_KILL,
+    watchdog=None,
+)
 
 
 async def child(ctx: ChildContext) -> None:
@@ -35,7 +44,7 @@ async def child(ctx: ChildContext) -> None:
             sys.exit(3)
         case "done":
             return
-        case "finishes":
+        case "finishes" | "hanging":
             await ctx.stopping.wait()
             await anyio.sleep(0.3)
             print("finished", flush=True)
@@ -54,17 +63,18 @@ async def child(ctx: ChildContext) -> None:
 
 
 done = WHAT == "done"
-signal.alarm(30)
+signal.alarm(60)
 run(
     SupervisorSpec(
         children=[
+            *([HANGING] if WHAT == "hanging" else []),
             ChildSpec(
                 id="child",
                 start=child,
                 restart=Restart.TRANSIENT if done else Restart.PERMANENT,
                 significant=done,
                 shutdown=Shutdown.INFINITY if WHAT == "ignores" else 0.5 if WHAT == "stuck" else 5.0,
-            )
+            ),
         ],
         auto_shutdown=AutoShutdown.ANY_SIGNIFICANT if done else AutoShutdown.NEVER,
         intensity=Intensity(2),

@@ -1,20 +1,34 @@
 """What a dead process leaves behind: what it was at, where it stood, and whether it ever came to run anything."""
 
+import os
 import signal
 import threading
+from functools import partial
 from typing import Any
 
+import anyio
+import psutil
 import pytest
 
-from supervisors import Processes, RemoteError, Restart, StartFailed, open_supervisor
+from supervisors import (
+    ChildSpec,
+    Processes,
+    RemoteError,
+    Restart,
+    Shutdown,
+    StartFailed,
+    Supervisor,
+    SupervisorSpec,
+    open_supervisor,
+)
 from supervisors.events import ChildExited
 from supervisors.process.beats import _NUMBER, _NUMBER_AT, Page
 from supervisors.process.stacks import MOST_STACKS, StackFile
 from supervisors.reasons import MOST_LINE, Crashed, Exited, ExitReason, Killed, NotLoaded, OutOfMemory, Stopped
 from supervisors.remote_error import record_error
-from tests.backends import ASYNCIO, on
+from tests.backends import ASYNCIO, TRIO, on
 from tests.supervisors import process_children as children
-from tests.supervisors.processes import next_of, process, tree
+from tests.supervisors.processes import info_of, next_of, process, tree, until
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -42,6 +56,51 @@ async def test_of_twenty_tasks_the_one_that_ran_is_named_when_the_process_dies(h
     is_fault = how in ("segfault", "abort")
     assert ("process_children.py" in getattr(ended, "stacks", "")) == is_fault
     assert ("in end" in getattr(ended, "stacks", "")) == is_fault
+
+
+@on(ASYNCIO, TRIO)
+async def test_the_stacks_of_all_processes_are_dumped_on_request_also_when_they_hang() -> None:
+    below = SupervisorSpec(children=(process(children.wait, "c"),))
+    hanging = process(children.hang, args=("regex", ""), watchdog=None, shutdown=Shutdown.BRUTAL_KILL)
+    async with open_supervisor(tree(hanging, process(children.wait, "b"), ChildSpec(id="s", start=below))) as sup:
+        await _hangs(sup)
+        for _ in range(2):
+            stacks = await sup.dump_stacks(patience=30.0)
+            assert sorted(stacks) == ["root/a", "root/b", "root/s/c"]
+            assert all(text.count("Current thread") == 1 for text in stacks.values())
+            assert "in hang" in stacks["root/a"]
+            assert "in hang" not in stacks["root/b"]
+        assert list(await sup.supervisor("s").dump_stacks(patience=30.0)) == ["root/s/c"]
+        events = sup.events()
+        os.kill(info_of(sup, "b"), signal.SIGABRT)
+        stacks["b"] = (await next_of(events, ChildExited, within=30)).reason.stacks
+        assert stacks["b"].startswith("Fatal Python error: Aborted")
+        assert stacks["b"].count("Current thread") == 1
+
+
+async def _hangs(sup: Supervisor) -> None:
+    with anyio.fail_after(30):
+        while "in hang" not in (await sup.dump_stacks())["root/a"]:
+            await anyio.sleep(0.05)
+
+
+@on(ASYNCIO)
+async def test_asking_for_the_stacks_of_a_process_that_dies_waits_for_nobody() -> None:
+    async with open_supervisor(tree(process(children.wait, restart=Restart.TEMPORARY))) as sup:
+        events, pid = sup.events(), info_of(sup)
+        os.kill(pid, signal.SIGSTOP)  # it will not answer
+        await until(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED, within=30)
+        with anyio.fail_after(30):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(partial(_no_stacks, sup, patience=600.0))
+                await anyio.wait_all_tasks_blocked()
+                os.kill(pid, signal.SIGKILL)
+        await next_of(events, ChildExited, within=30)
+        assert await sup.dump_stacks() == {}
+
+
+async def _no_stacks(sup: Supervisor, patience: float) -> None:
+    assert await sup.dump_stacks(patience=patience) == {"root/a": ""}
 
 
 def test_a_process_killed_while_it_writes_its_note_leaves_the_one_before() -> None:

@@ -116,6 +116,20 @@ def test_its_stacks_are_shown_when_asked_for(start: Start) -> None:
     assert ended(process)[0] == ExitCode.OK
 
 
+def test_the_stacks_of_children_are_shown_too_when_they_hang(start: Start) -> None:
+    process = start("hanging")
+    up(process)
+    assert process.stderr is not None
+    lines = iter(process.stderr.readline, "")
+    said = ""
+    while "most recent call first" not in said:  # on a busy machine it may say nothing within a second
+        process.send_signal(signal.SIGQUIT)
+        assert any(line == "program/hanging:\n" for line in lines)
+        said = next(lines)
+    process.send_signal(signal.SIGTERM)
+    assert ended(process)[0] == ExitCode.OK
+
+
 def test_what_cannot_run_is_refused() -> None:
     with pytest.raises(SpecError, match="spec must be a SupervisorSpec; got 'tree'"):
         run("tree")  # type: ignore[arg-type]
