@@ -36,6 +36,8 @@ async def child(ctx: ChildContext) -> None:
         print("up", flush=True)
         await anyio.sleep(60)
     ctx.ready()
+    if WHAT == "stuck":
+        await anyio.wait_all_tasks_blocked()  # the tree is up: a signal before that only ends its start
     print("up", flush=True)
     match WHAT:
         case "crashes":
