@@ -1,11 +1,32 @@
 """`murmur worker start`: serve agents until SIGTERM or SIGINT, then drain."""
 
-from typing import Any
+import re
+from typing import Any, Final
 
 import click
 
 from murmur.cli.discovery import discover, registry_of
 from murmur.cli.options import log_to_stderr, on_a_loop, option, strictly, where_agents_are, where_tasks_are
+
+_UNITS: Final = {
+    "": 1,
+    "B": 1,
+    "KIB": 1 << 10,
+    "MIB": 1 << 20,
+    "GIB": 1 << 30,
+    "K": 1 << 10,
+    "M": 1 << 20,
+    "G": 1 << 30,
+}
+
+
+def _bytes(_: click.Context, __: click.Parameter, text: str | None) -> int | None:
+    if text is None:
+        return None
+    found = re.fullmatch(r"([1-9][0-9]*) ?([A-Za-z]*)", text.strip())
+    if found is None or found[2].upper() not in _UNITS:
+        raise click.BadParameter(f"expected bytes such as 512MiB or 2GiB, got {text!r}")
+    return int(found[1]) * _UNITS[found[2].upper()]
 
 
 @click.group()
@@ -39,9 +60,23 @@ def command() -> None:
     show_default=True,
     help="Seconds for running tasks after SIGTERM.",
 )
+@option("--hang-after", default=30.0, show_default=True, help="Seconds a worker process may block its event loop.")
+@option("--recycle", type=click.IntRange(min=1), help="Tasks after which a worker process is replaced by a fresh one.")
+@option("--preload", multiple=True, help="A module that all worker processes share, imported once. Repeatable.")
+@option("--memory", callback=_bytes, help="What a worker process may allocate: 512MiB, 2GiB, or bytes.")
+@option("--env", multiple=True, help="A variable worker processes are given, * allowed; else all. Repeatable.")
+@option("--cgroup", help="A cgroup (v2) that we may write: worker processes get one of their own each below it.")
 @option("--json", "as_json", is_flag=True, help="Log JSON lines.")
 def start(
-    apps: tuple[str, ...], folders: tuple[str, ...], agents: str | None, *, as_json: bool, **settings: Any
+    apps: tuple[str, ...],
+    folders: tuple[str, ...],
+    agents: str | None,
+    *,
+    as_json: bool,
+    memory: int | None,
+    env: tuple[str, ...],
+    cgroup: str | None,
+    **settings: Any,
 ) -> None:
     """Serve agents until SIGTERM or SIGINT; a second signal gives running tasks back at once."""
     if not settings["broker"]:
@@ -54,9 +89,17 @@ def start(
 
     async def serve() -> None:
         from murmur.worker import Worker  # noqa: PLC0415  not before the usage is right
+        from supervisors import Limits  # noqa: PLC0415
+        from supervisors.errors import SpecError  # noqa: PLC0415
 
+        try:
+            limits = Limits(memory=memory, environment=env or None, cgroup=cgroup)
+        except SpecError as error:
+            raise click.UsageError(str(error)) from None
         actors = {name: registry.resolve(name).actor for name in names}
-        worker = Worker(agents={name: actor for name, actor in actors.items() if actor is not None}, **settings)
+        worker = Worker(
+            agents={name: actor for name, actor in actors.items() if actor is not None}, limits=limits, **settings
+        )
         await worker.run()
 
     on_a_loop(serve)

@@ -16,7 +16,7 @@ from murmur.envelope import ErrorNote
 from murmur.store import Claim
 from murmur.worker.failures import innermost
 from supervisors import StartFailed
-from supervisors.reasons import Exited, ExitReason, Hung, Killed, Normal, OutOfMemory, Stopped
+from supervisors.reasons import Exited, ExitReason, Hung, Killed, Normal, OutOfMemory, OverLimit, Stopped
 
 RETIRED: Final = 86  # the exit code of a process that asked to be replaced
 _OUTSIDE: Final = (0, signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
@@ -72,6 +72,8 @@ def exit_of(reason: ExitReason) -> str:
             return "out of memory"
         case Hung():
             return "hung"
+        case OverLimit():
+            return f"{reason.used} {reason.what}, {reason.allowed} allowed"
         case _:
             return type(reason).__name__.lower()
 

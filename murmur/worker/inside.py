@@ -246,7 +246,7 @@ class _Inside:
 
     async def live(self) -> None:
         """Listen to the node and do its work, until cancelled, or until it may be replaced."""
-        mark_steps(asyncio.get_running_loop(), self._ctx.beat)
+        mark_steps(asyncio.get_running_loop(), self._ctx.mark)
         listening = asyncio.ensure_future(self._listen())
         ending = asyncio.ensure_future(self._end())
         escalating = asyncio.ensure_future(self._crew.escalated.wait())

@@ -6,6 +6,7 @@ process, one at a time, until each is cleared or dies alone. See docs/explanatio
 
 import asyncio
 import math
+import os
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Iterable, Mapping
@@ -22,6 +23,7 @@ from murmur.task_queue import Ending, Release, TaskQueue, Work
 from murmur.worker import wire
 from murmur.worker.death import Blame, blame, deaths, exit_of, is_suspect
 from murmur.worker.desk import Desk
+from murmur.worker.echo import echo
 from murmur.worker.endings import Endings
 from murmur.worker.hooks import Hooks, call, call_ended
 from murmur.worker.inside import work
@@ -30,10 +32,20 @@ from murmur.worker.setting import Keeping, Setting
 from murmur.worker.settler import Settler
 from murmur.worker.slots import Slots
 from murmur.worker.spares import PREFIX, Spares
-from supervisors import ChildContext, ChildSpec, Exceeded, Intensity, Isolation, Restart, Supervisor, SupervisorSpec
+from supervisors import (
+    ChildContext,
+    ChildSpec,
+    Exceeded,
+    Intensity,
+    Isolation,
+    Output,
+    Restart,
+    Supervisor,
+    SupervisorSpec,
+)
 from supervisors.events import ChildExited, ChildStopped
 from supervisors.process import Link
-from supervisors.reasons import ExitReason, Hung, Killed
+from supervisors.reasons import ExitReason, Killed
 
 _BYSTANDER: Final = 2  # deaths beside which a task may stand before it is itself in doubt
 _BYSTANDERS_KEPT: Final = 10_000
@@ -211,6 +223,8 @@ class Pool:
             isolation=Isolation.PROCESS,
             peer=self._sit,
             watchdog=self.keeping.watchdog,
+            limits=self.keeping.confined(os.environ),
+            output=Output(to=echo),
             shutdown=2.0,
         )
 
@@ -279,7 +293,7 @@ class Pool:
 
     def _note(self, one: Work, reason: ExitReason, *, suspect: bool = False) -> ErrorNote:
         actor = self.setting.agents[one.message.agent]
-        stacks = reason.stacks if isinstance(reason, Hung) else getattr(reason, "stack", "")
+        stacks: str = getattr(reason, "stacks", "")
         return ErrorNote(
             attempt=one.claim.attempts,
             error_type=type(reason).__name__,

@@ -3,14 +3,20 @@
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
+from attrs.validators import instance_of
 
 from murmur.errors import BadSetting
+from murmur.redaction import LOGS_JSON
 from murmur.registry import AnyActor
-from supervisors import Watchdog
+from supervisors import Limits, Watchdog
 
 _BEATS: Final = 10  # beats of a process within the time after which it is taken for hung
 _LATE: Final = 4  # parts of that time after which it gets no new work
+_OURS: Final = ("MURMUR_BROKER", "MURMUR_STORE", "MURMUR_SIGNING_KEYS")
+# What Python, its packages and their certificates need to work at all.
+_ALWAYS: Final = ("PATH", "HOME", "USER", "LANG", "LC_*", "TZ", "TMPDIR", "PYTHON*", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
+_ALWAYS_TOO: Final = ("SSL_CERT_*", LOGS_JSON)
 
 
 @frozen
@@ -55,6 +61,20 @@ class Keeping:
     hang_after: float = field(default=30.0, validator=_check_seconds)
     preload: tuple[str, ...] = field(default=(), converter=_listed)  # modules that the fork server imports once for all
     recycle: int | None = field(default=None, validator=_check_count)  # tasks after which a process is replaced
+    limits: Limits = field(default=Limits(), validator=instance_of(Limits))  # on what each process may use
+
+    def confined(self, environ: Iterable[str]) -> Limits:
+        """Return the limits with the names of all variables that a process is given, of those of `environ`.
+
+        Without a list of its own it is given all but those that hold the node's credentials: no actor needs them.
+        """
+        named = self.limits.environment
+        names = (
+            (*_ALWAYS, *_ALWAYS_TOO, *named)
+            if named is not None
+            else tuple(name for name in environ if name not in _OURS)
+        )
+        return evolve(self.limits, environment=names)
 
     @property
     def watchdog(self) -> Watchdog:

@@ -22,12 +22,13 @@ _AT_ONCE: Final = 70  # exit code of a worker that had to be ended so
 
 
 @contextmanager
-def heard(*, on_end: Callable[[], object], drain: Callable[[], float]) -> Iterator[None]:
+def heard(*, on_end: Callable[[], object], drain: Callable[[], float], on_quit: Callable[[], object]) -> Iterator[None]:
     """Hear signals for the length of the block, inside the running loop.
 
     Args:
         on_end: called at each SIGTERM or SIGINT, in the loop.
         drain: seconds that running tasks have from the latest of them.
+        on_quit: called at SIGQUIT, in the loop; this process's own stacks are written already, whatever it is at.
     """
     loop = asyncio.get_running_loop()
     timers: list[threading.Timer] = []
@@ -41,13 +42,15 @@ def heard(*, on_end: Callable[[], object], drain: Callable[[], float]) -> Iterat
 
     for number in _END:
         loop.add_signal_handler(number, ended)
-    faulthandler.register(signal.SIGQUIT, file=sys.__stderr__ or 2, all_threads=True)
+    loop.add_signal_handler(signal.SIGQUIT, on_quit)
+    faulthandler.register(signal.SIGQUIT, file=sys.__stderr__ or 2, all_threads=True, chain=True)
     try:
         yield
     finally:
         for number in _END:
             loop.remove_signal_handler(number)
         faulthandler.unregister(signal.SIGQUIT)
+        loop.remove_signal_handler(signal.SIGQUIT)
         for timer in timers:
             timer.cancel()
 

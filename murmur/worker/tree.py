@@ -16,6 +16,7 @@ and too many of those end the worker.
 
 import asyncio
 import random
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -31,6 +32,7 @@ from murmur.patience import patiently
 from murmur.policy import Redelivery
 from murmur.presence import Presence
 from murmur.publisher import Publisher
+from murmur.redaction import one_safe_text
 from murmur.registry import AgentEntry
 from murmur.store import Claim
 from murmur.task_queue import Ending, TaskQueue
@@ -207,6 +209,14 @@ class Tree:
                 return
             finally:
                 self._supervisor = None
+
+    async def dump_stacks(self) -> None:
+        """Write to stderr what the worker processes are at, those too that hang."""
+        if self._supervisor is None:
+            return
+        for path, stacks in sorted((await self._supervisor.dump_stacks()).items()):
+            sys.stderr.write(one_safe_text(f"\n{path}\n{stacks}\n"))
+        sys.stderr.flush()
 
     # -- children ---------------------------------------------------------------------------------
 

@@ -35,6 +35,7 @@ from murmur.worker.failures import told_as_ours
 from murmur.worker.hooks import Hook, Hooks
 from murmur.worker.setting import Keeping, check_sendable
 from murmur.worker.tree import Tree
+from supervisors import Limits
 
 _SETTLE_WITHIN = 5.0  # seconds the last results may take to be written, beyond the drain
 
@@ -63,6 +64,7 @@ class Worker:
         hang_after: float = 30.0,
         recycle: int | None = None,
         preload: Sequence[str] = (),
+        limits: Limits | None = None,
     ) -> None:
         _check(concurrency=concurrency, prefetch=prefetch, processes=processes, drain=drain, lease=reclaim_min_idle_ms)
         registry: Registry = runtime.registry if runtime is not None else Registry()
@@ -90,7 +92,9 @@ class Worker:
         self._idempotency = idempotency
         self._drain = drain
         self._strict = strict
-        self._keeping = Keeping(hang_after=hang_after, recycle=recycle, preload=preload)
+        self._keeping = Keeping(
+            hang_after=hang_after, recycle=recycle, preload=preload, limits=Limits() if limits is None else limits
+        )
         self._store = store if store is not None else getattr(runtime, "store", None)
         self._signing_keys = signing_keys if signing_keys is not None else getattr(runtime, "signing_keys", None)
         if self._signing_keys is not None:
@@ -100,6 +104,7 @@ class Worker:
         self._tree: Tree | None = None
         self._life: asyncio.Task[None] | None = None
         self._is_up: asyncio.Future[None] | None = None
+        self._dumping: asyncio.Future[None] | None = None
         self._stopping = asyncio.Event()
         Topics(self.namespace)
         if isinstance(self._broker, str):
@@ -126,6 +131,7 @@ class Worker:
         worker._keeping = Keeping()
         worker._given = (queue, publisher)
         worker._tree = worker._life = worker._is_up = None
+        worker._dumping = None
         worker._stopping = asyncio.Event()
         return worker
 
@@ -168,7 +174,7 @@ class Worker:
     async def run(self) -> None:
         """Start, work until SIGTERM or SIGINT, drain. A second signal ends at once, giving running tasks back.
         SIGQUIT writes all stacks to stderr. What cannot be ended ends with this process, 5 s after the drain."""
-        with signals.heard(on_end=self._signalled, drain=lambda: self._drain):
+        with signals.heard(on_end=self._signalled, drain=lambda: self._drain, on_quit=self._dumped):
             await self.start()
             assert self._life is not None
             await asyncio.shield(self._life)
@@ -269,6 +275,11 @@ class Worker:
             lease=self._lease,
             findings=found,
         )
+
+    def _dumped(self) -> None:
+        """Write what all processes are at."""
+        if self._tree is not None:
+            self._dumping = asyncio.ensure_future(self._tree.dump_stacks())
 
     def _signalled(self) -> None:
         """Drain; told so again, end at once."""

@@ -104,6 +104,23 @@ class Deaf(Actor[float, int]):
         return os.getpid()
 
 
+class Greedy(Actor[str, str]):
+    """Takes more than is good for others."""
+
+    redelivery = Redelivery(max_deliveries=2, backoff=Backoff(initial=0.05, cap=0.1))
+
+    async def receive(self, what: str) -> str:
+        match what:
+            case "memory":
+                return str(len(bytearray(4 << 30)))
+            case "words":
+                for _ in range(200_000):
+                    print("so many words")
+            case "variables":
+                return ",".join(sorted(os.environ))
+        return what
+
+
 class Unborn(Actor[int, int]):
     """Cannot start."""
 
