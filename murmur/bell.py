@@ -47,10 +47,13 @@ class Bell:
 
 
 class Feed(AsyncIterator[T], Generic[T]):
-    """Values given from any thread, iterated by one coroutine; ends once it is closed and empty."""
+    """Values given from any thread, iterated by one coroutine; ends once it is closed and empty.
 
-    def __init__(self) -> None:
-        self._values: deque[T] = deque()
+    `most` that wait, if a number is given: beyond them the oldest are lost.
+    """
+
+    def __init__(self, *, most: int | None = None) -> None:
+        self._values: deque[T] = deque(maxlen=most)
         self._bell: Bell | None = None
         self._is_closed = False
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from murmur.broker_url import BrokerURL
+from murmur.control import ControlPlane
 from murmur.doctor import Finding, Severity, broken
 from murmur.errors import BadURL, MissingExtra, Unsafe
 from murmur.names import Topics
@@ -31,6 +32,11 @@ _STORES: Final = {
     "sqlite": ("murmur.stores.sqlite", ""),
 }
 _DOCTORS: Final = dict.fromkeys(("redis", "rediss", "unix"), ("murmur.transports.redis_doctor", "redis"))
+_FASTSTREAM: Final = ("redis", "rediss", "unix", "nats", "tls", "kafka", "kafka+ssl", "amqp", "amqps")
+_CONTROLS: Final = {
+    "memory": ("murmur.events.memory", ""),
+    **dict.fromkeys(_FASTSTREAM, ("murmur.events.faststream", "")),
+}
 _PUBLISHER: Final = "murmur.runtime.runtime"
 
 
@@ -65,6 +71,12 @@ def connect(
     if store is None or isinstance(store, str):
         store = _store(_store_url(broker, store), namespace=namespace, retention=retention, mailbox=transport)
     return TaskQueue(transport, store, Topics(namespace), seal)
+
+
+def control(broker: str, *, namespace: str) -> ControlPlane:
+    """Return the control plane of a broker's URL; nothing is connected yet. Raises `BadURL`."""
+    made: ControlPlane = _adapter(broker, _CONTROLS).connect(broker, prefix=Topics(namespace).prefix)
+    return made
 
 
 async def examine(broker: str | Transport, *, namespace: str, settings_only: bool = False) -> list[Finding]:

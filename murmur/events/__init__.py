@@ -1,0 +1,1 @@
+"""What happens, told to others: control planes on each broker."""
