@@ -171,6 +171,11 @@ class Store(Protocol):
     def keeps_leases(self) -> bool:
         """Whether this store renews by itself what it granted, until it is settled."""
 
+    @property
+    def keeps_rows(self) -> bool:
+        """Whether there are rows at all. Without them (`murmur.stores.broker_only`) a task is its message: nobody can
+        be asked what became of it, and what has to be kept raises `NeedsStore`."""
+
     async def open(self, *, owner: str, lease: float | None) -> None:
         """Connect. `owner` stands in the rows it leases; `lease` in seconds, None: never lapses."""
 

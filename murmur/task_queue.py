@@ -30,6 +30,7 @@ from murmur.envelope import (
 from murmur.errors import BadEnvelope, BadTaskId
 from murmur.ids import check_task_id
 from murmur.names import Topics
+from murmur.patience import patiently
 from murmur.signing import HEADER, TASK, Seal
 from murmur.store import (
     Admission,
@@ -195,8 +196,13 @@ class TaskQueue:
         return [answers[at] for at in range(len(endings))]
 
     async def disown(self, claim: Claim) -> None:
-        """Let go of the message of a task that another may run now: its row is not ours, but the message may be."""
-        if not self.store.moves_messages:
+        """Let go of the message of a task that is no longer ours. One that ended, as by a cancel, is answered again."""
+        if self.store.moves_messages:
+            return
+        (row,) = await patiently(lambda: self.store.read([claim.task_id]))
+        if row is not None and row.state.is_terminal:
+            await self._answer_again(Finished(claim.task_id, claim.delivery, row.state, row.result), claim.reply_to)
+        else:  # its row is not ours, but the message may be
             await self._give_back(claim.delivery)
 
     async def dead_letters(self, agent: str, *, limit: int = 100) -> Sequence[bytes]:
@@ -230,19 +236,19 @@ class TaskQueue:
             if type(grant) is Claim:
                 work.append(Work(grant, message))
             elif type(grant) is Finished:
-                await self._answer_again(grant, message)
+                await self._answer_again(grant, message.reply_to)
             elif type(grant) is Busy:
                 await self._give_back(grant.delivery, delay=grant.retry_after)
         return work
 
-    async def _answer_again(self, grant: Finished, message: TaskMessage) -> None:
+    async def _answer_again(self, grant: Finished, reply_to: str | None) -> None:
         """A redelivery after the end: the stored result is sent again, user code does not run."""
         if self.store.moves_messages:
             return
         emit = []
-        if grant.result is not None and message.reply_to is not None:
-            emit = [Outgoing(topic=message.reply_to, body=grant.result, id=f"{grant.task_id}:result")]
-        await _known(lambda: self.transport.ack([grant.delivery], emit=emit))
+        if grant.result is not None and reply_to is not None:
+            emit = [Outgoing(topic=reply_to, body=grant.result, id=f"{grant.task_id}:result")]
+        await known(lambda: self.transport.ack([grant.delivery], emit=emit))
 
     async def _write(self, kind: type, endings: Sequence[Any]) -> Sequence[Written]:
         if kind is Completion:
@@ -275,7 +281,7 @@ class TaskQueue:
             if claim.reply_to is not None:
                 emit.append(Outgoing(topic=claim.reply_to, body=result, id=f"{claim.task_id}:result"))
         if ours:
-            await _known(lambda: self.transport.ack(ours, emit=emit))
+            await known(lambda: self.transport.ack(ours, emit=emit))
         for delivery in stale:  # if the message is still ours, its row ended or moved on: the next grant finds out
             await self._give_back(delivery)
 
@@ -331,20 +337,23 @@ class TaskQueue:
         agent = self.topics.agent_of(delivery.topic)
         logger.warning("{}: a message on {} was dead-lettered: {}", error.code, delivery.topic, error)
         letter = encode(_letter_of(delivery, agent, str(error)))
-        if not self.store.moves_messages:  # a store of its own cannot see the transport's dead letters
-            await self.store.put(f"{_QUARANTINE}{agent}:{digest(delivery.body)}", letter)
+        await self._keep_quarantined(agent, delivery, letter)
 
         async def settle() -> Sequence[Settled]:
             return [await self.transport.dead(delivery, letter)]
 
-        await _known(settle)
+        await known(settle)
+
+    async def _keep_quarantined(self, agent: str, delivery: Delivery, letter: bytes) -> None:
+        if not self.store.moves_messages:  # a store of its own cannot see the transport's dead letters
+            await self.store.put(f"{_QUARANTINE}{agent}:{digest(delivery.body)}", letter)
 
     async def _give_back(self, delivery: Delivery, *, delay: float = 0.0, counted: bool = False) -> bool:
         """Give a message back; whether it was ours to give."""
-        return await _known(lambda: self.transport.release([delivery], delay=delay, counted=counted))
+        return await known(lambda: self.transport.release([delivery], delay=delay, counted=counted))
 
 
-async def _known(settle: Callable[[], Awaitable[Sequence[Settled]]]) -> bool:
+async def known(settle: Callable[[], Awaitable[Sequence[Settled]]]) -> bool:
     """Settle until the broker says what became of it, and return whether all was ours.
 
     What stays in doubt would be held for as long as this process lives.

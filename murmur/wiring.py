@@ -8,12 +8,13 @@ import importlib
 from pathlib import Path
 from typing import Any, Final
 
+from murmur.broker_queue import BrokerQueue
 from murmur.broker_url import BrokerURL
 from murmur.control import ControlPlane
 from murmur.doctor import Finding, Severity, broken
-from murmur.errors import BadURL, MissingExtra, Unsafe
+from murmur.errors import BadSetting, BadURL, MissingExtra, Unsafe
 from murmur.names import Topics
-from murmur.signing import read_keys
+from murmur.signing import Seal, read_keys
 from murmur.store import Store
 from murmur.task_queue import TaskQueue
 from murmur.transport import Transport
@@ -37,6 +38,8 @@ _CONTROLS: Final = {
     "memory": ("murmur.events.memory", ""),
     **dict.fromkeys(_FASTSTREAM, ("murmur.events.faststream", "")),
 }
+_NO_STORE: Final = "none"  # in place of a store's URL: the broker only
+_BROKER_ONLY: Final = "murmur.stores.broker_only"
 _PUBLISHER: Final = "murmur.runtime.runtime"
 
 
@@ -54,7 +57,7 @@ def connect(
 
     Args:
         broker: a URL, or a transport object.
-        store: a URL or a store object; None: the broker's own place for rows.
+        store: a URL or a store object; "none": the broker only; None: the broker's own place for rows, if it has one.
         namespace: put before every topic.
         consumer_id: this process's stable name on the broker.
         lease: seconds a task stays ours without renewal; None: for ever.
@@ -69,8 +72,16 @@ def connect(
         else broker
     )
     if store is None or isinstance(store, str):
-        store = _store(_store_url(broker, store), namespace=namespace, retention=retention, mailbox=transport)
-    return TaskQueue(transport, store, Topics(namespace), seal)
+        store = _store(
+            _store_url(broker, store),
+            broker=broker,
+            namespace=namespace,
+            retention=retention,
+            mailbox=transport,
+            seal=seal,
+        )
+    kind = TaskQueue if store.keeps_rows else BrokerQueue
+    return kind(transport, store, Topics(namespace), seal)
 
 
 def control(broker: str, *, namespace: str) -> ControlPlane:
@@ -79,24 +90,30 @@ def control(broker: str, *, namespace: str) -> ControlPlane:
     return made
 
 
-async def examine(broker: str | Transport, *, namespace: str, settings_only: bool = False) -> list[Finding]:
-    """Return what an adapter's doctor finds. Raises as connecting does; `BadURL` where there is no doctor."""
+async def examine(
+    broker: str | Transport, *, store: str | Store | None = None, namespace: str, settings_only: bool = False
+) -> list[Finding]:
+    """Return what an adapter's doctor finds, and what lacks without a store. Raises as connecting does; `BadURL` where
+    there is no doctor."""
+    lacking: list[Finding] = [] if tier(broker, store) == "A" else importlib.import_module(_BROKER_ONLY).findings()
     if not isinstance(broker, str):
-        return []
+        return lacking
     scheme = BrokerURL.parse(broker).scheme
     if scheme == "memory":
         what = "memory:// serves nobody outside this process, and forgets everything when it ends"
-        return [Finding(Severity.BROKEN, "I1", what, "Name a broker for what must not be lost")]
+        return [Finding(Severity.BROKEN, "I1", what, "Name a broker for what must not be lost"), *lacking]
     if scheme not in _DOCTORS:
         raise BadURL(url=shown(broker), problem=f"there is nothing to examine on {scheme}://")
     examine = _adapter(broker, _DOCTORS).examine
     found: list[Finding] = await examine(broker, namespace=namespace, settings_only=settings_only)
-    return found
+    return found + lacking
 
 
-async def examined(broker: str | Transport, *, namespace: str, strict: bool) -> list[Finding]:
+async def examined(
+    broker: str | Transport, *, store: str | Store | None = None, namespace: str, strict: bool
+) -> list[Finding]:
     """Return what the broker's settings mean, for whoever is about to start. Raises `Unsafe` if `strict` forbids it."""
-    found = await examine(broker, namespace=namespace, settings_only=True)
+    found = await examine(broker, store=store, namespace=namespace, settings_only=True)
     if strict and (wrong := broken(found)):
         raise Unsafe(url=shown(broker), findings=tuple(map(str, wrong)))
     return found
@@ -112,14 +129,29 @@ def shown(broker: str | Transport) -> str:
     return str(BrokerURL.parse(broker)) if isinstance(broker, str) else type(broker).__name__
 
 
+def tier(broker: str | Transport, store: str | Store | None) -> str:
+    """Return "A" where a coordination store stands beside the broker, "B" where there is none."""
+    if store is None or isinstance(store, str):
+        return "B" if _store_url(broker, store) == _NO_STORE else "A"
+    return "A" if store.keeps_rows else "B"
+
+
+def shown_store(broker: str | Transport, store: str | Store | None) -> str:
+    """Return where rows are kept, as it may be shown to people, and the tier that this makes."""
+    if tier(broker, store) == "B":
+        return "none (tier B: the broker only)"
+    if store is None or isinstance(store, str):
+        return f"{shown(_store_url(broker, store))} (tier A)"
+    return f"{type(store).__name__} (tier A)"
+
+
 def _store_url(broker: str | Transport, store: str | None) -> str:
+    """Return where rows are kept: a URL, or "none"."""
     if store is not None:
         return store
     if not isinstance(broker, str):
         return "memory://"
-    if BrokerURL.parse(broker).scheme not in _STORES:
-        raise BadURL(url=shown(broker), problem='this broker keeps no rows; name a store beside it: store="redis://…"')
-    return broker
+    return broker if BrokerURL.parse(broker).scheme in _STORES else _NO_STORE
 
 
 def _transport(url: str, *, consumer_id: str, namespace: str, lease: float | None) -> Transport:
@@ -127,8 +159,17 @@ def _transport(url: str, *, consumer_id: str, namespace: str, lease: float | Non
     return made
 
 
-def _store(url: str, *, namespace: str, retention: float, mailbox: Transport) -> Store:
-    made: Store = _adapter(url, _STORES).connect(url, namespace=namespace, retention=retention, mailbox=mailbox)
+def _store(
+    url: str, *, broker: str | Transport, namespace: str, retention: float, mailbox: Transport, seal: Seal | None
+) -> Store:
+    made: Store
+    if url == _NO_STORE:
+        if not isinstance(broker, str):
+            raise BadSetting(name="broker", value=shown(broker), expected='a URL, with store="none"')
+        plane = control(broker, namespace=namespace)
+        made = importlib.import_module(_BROKER_ONLY).BrokerOnlyStore(plane, retention=retention, seal=seal)
+    else:
+        made = _adapter(url, _STORES).connect(url, namespace=namespace, retention=retention, mailbox=mailbox)
     return made
 
 

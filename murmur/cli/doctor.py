@@ -19,7 +19,10 @@ def command(*, as_json: bool, **where: Any) -> int:
 
     if not where["broker"]:
         raise click.UsageError("name a broker: --broker redis://host:6379")
-    found = on_a_loop(lambda: wiring.examine(where["broker"], namespace=where["namespace"]))
+    broker, store = where["broker"], where["store"]
+    found = on_a_loop(lambda: wiring.examine(broker, store=store, namespace=where["namespace"]))
+    if not as_json:
+        click.echo(f"store   {wiring.shown_store(broker, store)}")
     for finding in found:
         if as_json:
             click.echo(json.dumps({**attrs.asdict(finding), "severity": finding.severity.value}))
@@ -28,5 +31,5 @@ def command(*, as_json: bool, **where: Any) -> int:
                 f"{finding.severity.value:6}  {finding.invariant:3}  {finding.what}\n             {finding.mend}"
             )
     if not found and not as_json:
-        click.echo(f"{wiring.shown(where['broker'])}: nothing to mend")
+        click.echo(f"{wiring.shown(broker)}: nothing to mend")
     return 1 if broken(found) else 0

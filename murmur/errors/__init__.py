@@ -46,6 +46,7 @@ from murmur.errors.setup import (
     BrokerRefused,
     BrokerUnreachable,
     MissingExtra,
+    NeedsStore,
     Unsafe,
 )
 from murmur.errors.workers import (
@@ -73,6 +74,7 @@ __all__ = [
     "LeaseLost",
     "MissingExtra",
     "MurmurError",
+    "NeedsStore",
     "NoWorkers",
     "OutcomeUnknown",
     "OutputError",

@@ -82,3 +82,17 @@ class BadSetting(MurmurError, ValueError):
 
     def __str__(self) -> str:
         return f"{self.name} must be {self.expected}, got {self.value}"
+
+
+@define(slots=False)
+class NeedsStore(MurmurError):
+    """What was asked for is kept in a coordination store, and there is none beside the broker."""
+
+    code: ClassVar[str] = "E130"
+    what: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.what} needs a coordination store, and there is none beside this broker. "
+            'Name one, for publishers and workers alike: store="redis://…", or "sqlite:///path" on one host'
+        )

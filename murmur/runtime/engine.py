@@ -113,11 +113,16 @@ class Engine:
 
     async def cancel(self, slots: Iterable[Slot], why: str) -> None:
         """End the tasks of slots on the fleet, as far as they have not ended. Errors are logged: nobody waits."""
+        slots = list(slots)
         results = {s.task.task_id: cancelled_result(s.task.task_id, s.entry.name, None, why) for s in slots}
         ids = list(results)
         try:
             for start in range(0, len(ids), _TURN):
                 await self.queue.cancel({i: results[i] for i in ids[start : start + _TURN]})
+            waiting = [slot.task.task_id for slot in slots if slot.is_open]
+            for row in await self.queue.store.read(waiting) if waiting else ():
+                if row is not None and row.result is not None:  # who waits in a mailbox is rung by nobody else
+                    self._ring(row.result)
         except (OutcomeUnknown, BrokerUnreachable) as error:
             logger.warning("{} tasks could not be cancelled: {}", len(ids), error)
 
@@ -250,6 +255,8 @@ class Engine:
 
     async def _ask(self, now: float) -> None:
         """Read the rows of slots that are late; resubmit those whose row the server lost."""
+        if not self.queue.store.keeps_rows:
+            return  # there is nobody to ask
         late = [s for s in self._slots.values() if now - s.opened_at > (_SHARED_LATE if s.is_shared else _LATE)]
         empty: dict[str, bool] = {}  # by agent, as asked in this round
         for start in range(0, len(late), _TURN):

@@ -15,7 +15,7 @@ from typing import Any, Self, TypeVar, overload
 
 from murmur import wiring
 from murmur.actor import Actor, Remote
-from murmur.errors import BadSetting, SpawnLimit, UnknownAgent, WrongForm
+from murmur.errors import BadSetting, NeedsStore, SpawnLimit, UnknownAgent, WrongForm
 from murmur.ids import batch_id_of_children, check_task_id, uuid7
 from murmur.limits import MAX_DEPTH
 from murmur.publisher import Parent
@@ -149,7 +149,7 @@ class AgentRuntime:
             deadline: seconds for the whole batch. Finished slots are kept in both cases.
             batch_id: names the batch and makes it resumable: the same call again goes on where this one ended.
             progress: True for a bar on a terminal, or a function of (done, failed, total or None).
-        Raises: UnknownAgent, InputError, DuplicateTaskId, BatchConflict, BrokerUnreachable.
+        Raises: UnknownAgent, InputError, DuplicateTaskId, BatchConflict, NeedsStore, BrokerUnreachable.
         """
         if self._parent is None:
             return await self._gathered(agent, tasks, **options)
@@ -274,6 +274,8 @@ class AgentRuntime:
         stamp = self._stamp(entry, engine, batch_id=batch_id, deadline=deadline, timeout=timeout)
         manifest = None
         if batch_id is not None:
+            if not engine.queue.store.keeps_rows:
+                raise NeedsStore(what=f"the named batch {batch_id!r}")
             manifest = Manifest(engine.queue.store, batch_id, retention=self.retention)
             await manifest.open()
         with reporting(progress, agent=entry.name) as tell:
@@ -317,7 +319,7 @@ class AgentRuntime:
         owner: AgentRuntime = getattr(self, "_owner", self)
         engine = owner._engine_of()
         if owner._strict and owner.broker is not None:
-            await wiring.examined(owner.broker, namespace=owner.namespace, strict=True)
+            await wiring.examined(owner.broker, store=owner.store, namespace=owner.namespace, strict=True)
             owner._strict = False  # once
         await engine.open()
         if owner._queue_is_private():

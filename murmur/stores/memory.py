@@ -37,6 +37,7 @@ from murmur.transports.memory_broker import MemoryBroker
 class MemoryStore:
     """The store port on `MemoryTables`. A lease lapses unless its owner renews it."""
 
+    keeps_rows: Final = True
     moves_messages: Final = False
     keeps_leases: Final = False
 

@@ -52,6 +52,8 @@ T = TypeVar("T")
 class RedisStore:
     """The store port on one Redis server, fused with `mailbox` where that is given: it must be on the same server."""
 
+    keeps_rows: Final = True
+
     def __init__(
         self, url: str, *, namespace: str = "", retention: float = 86_400.0, mailbox: RedisTransport | None = None
     ) -> None:

@@ -41,6 +41,7 @@ _NEWS_EVERY: Final = 0.5  # seconds between two looks for cancelled tasks
 class SqliteStore:
     """The store port on `SqliteTables`. A lease lapses unless its owner renews it."""
 
+    keeps_rows: Final = True
     moves_messages: Final = False
     keeps_leases: Final = False
 

@@ -9,6 +9,7 @@ from murmur.names import Topics
 def banner(
     *,
     broker: str,
+    store: str,
     runtime_id: str,
     agents: Sequence[str],
     topics: Topics,
@@ -22,6 +23,7 @@ def banner(
     lines = [
         "murmur worker",
         f"  broker       {broker}",
+        f"  store        {store}",
         f"  runtime id   {runtime_id}",
         f"  concurrency  {concurrency}",
         f"  prefetch     {prefetch}",

@@ -102,13 +102,16 @@ class _Store:
     moves_messages: Final = True  # the node's queue does both
     keeps_leases: Final = True  # so does the node
 
-    def __init__(self, line: _Line) -> None:
+    def __init__(self, line: _Line, *, keeps_rows: bool) -> None:
         self._line = line
+        self.keeps_rows = keeps_rows
 
     async def record(self, claim: Claim, name: str, value: bytes) -> bytes:
         return cast(bytes, await self._line.call("record", claim.task_id, claim.token, name, value))
 
     async def recorded(self, task_id: str, name: str) -> bytes | None:
+        if not self.keeps_rows:
+            raise errors.NeedsStore(what=f"context.once({name!r})")
         return cast(bytes | None, await self._line.call("recorded", task_id, name))
 
     async def read(self, task_ids: Sequence[str]) -> Sequence[Row | None]:
@@ -154,10 +157,10 @@ class _Hook:
 class _Queue(TaskQueue):
     """The node as a task queue."""
 
-    def __init__(self, line: _Line, topics: Topics) -> None:
+    def __init__(self, line: _Line, topics: Topics, *, keeps_rows: bool) -> None:
         self._line = line
         self.topics = topics
-        self.store = cast(Store, _Store(line))
+        self.store = cast(Store, _Store(line, keeps_rows=keeps_rows))
         self._seal = None
 
     async def open_tasks(self, agents: Sequence[str]) -> None:
@@ -220,7 +223,7 @@ class _Inside:
         self._is_retiring = False  # the node was asked
         self._may_end = False  # and agreed
         self._done = 0
-        queue = _Queue(self._line, Topics(setting.namespace))
+        queue = _Queue(self._line, Topics(setting.namespace), keeps_rows=setting.keeps_rows)
         publisher = wiring.publisher_over(
             queue,
             registry=Registry(),

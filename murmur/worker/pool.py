@@ -266,6 +266,8 @@ class Pool:
     def _emptied(self, seat: Seat) -> list[Work]:
         for one in seat.in_hand.values():
             self._running[one.message.agent] -= 1
+            if one.claim.task_id in seat.lost:
+                self._aside(self.queue.disown(one.claim))  # it cannot say so itself any more
         return seat.emptied()
 
     def _blamed(self, reason: ExitReason, held: Mapping[str, Work]) -> Blame:

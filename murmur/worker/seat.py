@@ -169,8 +169,7 @@ class Seat:
         self.pool.slots.leave()
         if one.task_id in self.lost:
             self.lost.discard(one.task_id)
-            if one.kind != "disown":
-                return
+            one = wire.Ended(one.task_id, one.token, "disown")  # whatever it did: its message is not to stay with us
         self.pool.ended(work, one)
 
     def _park(self, *, parks: bool) -> None:

@@ -30,6 +30,7 @@ class Setting:
     broker: str  # as it may be shown
     is_idempotent: bool
     lease: float | None  # seconds
+    keeps_rows: bool = True  # whether the node has a coordination store
     recycle: int | None = None  # tasks after which a process is replaced
 
 

@@ -125,6 +125,7 @@ class Tree:
             broker=shown,
             is_idempotent=idempotency is not None,
             lease=lease,
+            keeps_rows=queue.store.keeps_rows,
         )
         self.pools = Pools(
             queue,

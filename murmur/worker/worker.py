@@ -203,7 +203,9 @@ class Worker:
             tree = self._tree = self._planted()
             if self._given is None:
                 assert self._broker is not None
-                found = await wiring.examined(self._broker, namespace=self.namespace, strict=self._strict)
+                found = await wiring.examined(
+                    self._broker, store=self._store, namespace=self.namespace, strict=self._strict
+                )
                 await tree.queue.open(owner=self.runtime_id, lease=self._lease)
                 sys.stderr.write(self._banner(tree.queue.topics, found))
                 sys.stderr.flush()
@@ -266,6 +268,7 @@ class Worker:
         assert self._broker is not None
         return banner(
             broker=wiring.shown(self._broker),
+            store=wiring.shown_store(self._broker, self._store),
             runtime_id=self.runtime_id,
             agents=sorted(self._agents),
             topics=topics,

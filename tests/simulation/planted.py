@@ -168,7 +168,7 @@ BUGS: Final = (
     Bug("a step is journalled by whoever comes last", MemoryTables, "record", _record_the_last),
     Bug("the message is settled before the result is stored", TaskQueue, "_complete", _ack_before_store),
     Bug("a stale result is sent", TaskQueue, "_ring", _ring_what_is_stale),
-    Bug("a settle in doubt is forgotten", task_queue, "_known", _settle_once),
+    Bug("a settle in doubt is forgotten", task_queue, "known", _settle_once),
     Bug("the message of a lost attempt is kept", TaskQueue, "disown", _keep),
     Bug("a drain settles what it gives back", Crew, "_stopped", _ack_at_drain),
     Bug("a publisher never asks", Engine, "_ask", _never_ask),
