@@ -89,7 +89,10 @@ class RedisTransport:
 
     async def ack(self, deliveries: Sequence[Delivery], emit: Sequence[Outgoing] = ()) -> Sequence[Settled]:
         """Settle and emit in one step; nothing is emitted where no delivery was left to settle."""
-        return await self._outlet.ack(deliveries, emit)
+        settled = await self._outlet.ack(deliveries, emit)
+        if emit and any(message.not_before for message in emit):
+            self._upkeep.hurry()
+        return settled
 
     async def release(
         self, deliveries: Sequence[Delivery], *, delay: float = 0.0, counted: bool = False

@@ -219,7 +219,7 @@ def test_a_worker_shows_where_it_listens_and_hides_the_password(
     server = start_redis(password="ge/h@im")
     with running(tmp_path, environment, "worker", "start", "--app", APP, "--broker", server.url) as worker:
         assert worker.stderr is not None
-        banner = [worker.stderr.readline() for _ in range(10)]
+        banner = [worker.stderr.readline() for _ in range(11)]
         worker.send_signal(signal.SIGTERM)
         rest = worker.communicate(timeout=20)[1]
     text = "".join(banner) + rest

@@ -2,7 +2,7 @@
 
 from attrs import evolve
 
-from murmur.transport import Outgoing, TopicStats, Transport
+from murmur.transport import Outgoing, TopicSpec, TopicStats, Transport
 from tests.contracts.harness import TransportHarness, bells, collect, now, until
 from tests.contracts.transport_messages import WITHIN, outgoing, published
 
@@ -130,6 +130,39 @@ class OwnershipContract:
             assert all(one.ok for one in await worker.ack(held, emit))
             await worker.ack((), [Outgoing(inbox, b"last", "last")])
             assert [one.id for one in await bells(reader, inbox, 1, within=WITHIN)] == ["last"]
+
+    async def test_a_message_is_sent_again_with_other_headers_as_it_is_settled(self, harness: TransportHarness) -> None:
+        """What a broker without a store does with a failure: body as it was, counters in the headers, after a pause."""
+        topic = harness.topic()
+        transport = await harness.open("a", harness.spec(topic))
+        await published(transport, [Outgoing(topic, b"body", "task", {"kept": "1"})])
+        (one,) = await collect(transport, topic, 1, within=WITHIN)
+        began = now()
+        again = Outgoing(topic, one.body, "task:2", {**one.headers, "count": "1"}, not_before=0.5)
+        assert [answer.reason for answer in await transport.ack([one], [again])] == ["done"]
+        (two,) = await collect(transport, topic, 1, within=WITHIN)
+        assert now() - began >= 0.5
+        assert (two.body, two.id, two.deliveries) == (b"body", "task:2", 1)
+        assert {name: two.headers.get(name) for name in ("kept", "count")} == {"kept": "1", "count": "1"}
+        await transport.ack([two])
+        assert await counts(transport, topic, 0, 0, 0)
+
+    async def test_dead_letters_are_looked_at_and_taken_like_messages(self, harness: TransportHarness) -> None:
+        topic = harness.topic()
+        spec = harness.spec(topic)
+        assert spec.dead_topic is not None
+        transport = await harness.open("a", spec)
+        await published(transport, outgoing(topic, 2))
+        for one in await collect(transport, topic, 2, within=WITHIN):
+            assert (await transport.dead(one, b"letter " + one.body)).ok
+        reader = await harness.open("b", TopicSpec(spec.dead_topic, lease=harness.lease))
+        for _ in range(2):
+            letters = await collect(reader, spec.dead_topic, 2, within=WITHIN)
+            assert {one.body for one in letters} == {b"letter 0", b"letter 1"}
+            assert all(answer.ok for answer in await reader.release(letters))
+        letters = await collect(reader, spec.dead_topic, 2, within=WITHIN)
+        assert all(answer.ok for answer in await reader.ack(letters))
+        assert await counts(transport, topic, 0, 0, 0)
 
     async def test_the_counts_are_right_at_every_stage(self, harness: TransportHarness) -> None:
         topic = harness.topic()

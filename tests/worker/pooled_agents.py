@@ -55,9 +55,10 @@ class Asker(Actor[int, int]):
 
 
 class Sleeper(Actor[float, str]):
-    """Sleeps until it is cancelled, and leaves a file then."""
+    """Leaves a file when it begins, sleeps until it is cancelled, and leaves another one then."""
 
     async def receive(self, seconds: float) -> str:
+        os.close(os.open(f"{os.environ['SLEEPER']}.began", os.O_CREAT))
         try:
             await asyncio.sleep(seconds)
         except asyncio.CancelledError:
