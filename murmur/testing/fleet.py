@@ -15,7 +15,11 @@ import asyncio
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Self, TypeVar
 
+from murmur.events.listeners import Listeners
+from murmur.events.memory import MemoryControl
 from murmur.runtime.runtime import AgentRuntime
+from murmur.store import Store
+from murmur.stores.broker_only import BrokerOnlyStore
 from murmur.stores.memory import MemoryStore
 from murmur.stores.memory_tables import MemoryTables
 from murmur.testing.loop import VirtualLoop
@@ -30,8 +34,11 @@ T = TypeVar("T")
 class SimulatedFleet:
     """One broker, one publisher (`runtime`), and workers by name. Made by `run`."""
 
-    def __init__(self, network: Network | None = None, tables: type[MemoryTables] = MemoryTables) -> None:
+    def __init__(
+        self, network: Network | None = None, tables: type[MemoryTables] = MemoryTables, *, has_store: bool = True
+    ) -> None:
         clock = asyncio.get_running_loop().time
+        self._everybody = None if has_store else Listeners()
         self.broker = MemoryBroker(clock=clock)
         self.tables = tables(clock=clock)
         self._network = network
@@ -46,6 +53,7 @@ class SimulatedFleet:
         *,
         network: Network | None = None,
         tables: type[MemoryTables] = MemoryTables,
+        has_store: bool = True,
     ) -> T:
         """Play a scenario on a loop of its own, and return what it returns. Must not be called from a running loop.
 
@@ -53,9 +61,10 @@ class SimulatedFleet:
             scenario: what happens, given the fleet.
             network: between every node and the broker; None: calls arrive at once.
             tables: the class of the rows, for tests that watch or break them.
+            has_store: False: the broker alone, without rows.
         """
         with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-            return runner.run(cls._play(scenario, network, tables))
+            return runner.run(cls._play(scenario, network, tables, has_store=has_store))
 
     def publisher(self, name: str) -> AgentRuntime:
         """Return one more publisher, which can be killed by its name."""
@@ -105,19 +114,26 @@ class SimulatedFleet:
         self.broker.wipe()
         self.tables.wipe()
 
-    def _reach(self, name: str) -> tuple[MemoryTransport, MemoryStore]:
+    def _reach(self, name: str) -> tuple[MemoryTransport, Store]:
         """Return broker and rows as a node of this name reaches them; stalled or killed, it reaches neither."""
         transport = MemoryTransport(self.broker, consumer_id=name)
-        store = MemoryStore(self.tables, beside=transport)
+        store: Store = MemoryStore(self.tables, beside=transport)
+        if self._everybody is not None:
+            store = BrokerOnlyStore(MemoryControl(self._everybody, prefix=""), clock=self.broker.clock)
         if self._network is None:
             return transport, store
         return linked(transport, self._network, name), linked(store, self._network, name)
 
     @classmethod
     async def _play(
-        cls, scenario: Callable[[Self], Coroutine[Any, Any, T]], network: Network | None, tables: type[MemoryTables]
+        cls,
+        scenario: Callable[[Self], Coroutine[Any, Any, T]],
+        network: Network | None,
+        tables: type[MemoryTables],
+        *,
+        has_store: bool,
     ) -> T:
-        fleet = cls(network, tables)
+        fleet = cls(network, tables, has_store=has_store)
         result = await scenario(fleet)
         for name in list(fleet._workers):
             fleet.resume(name)

@@ -1,4 +1,4 @@
-"""Tier B: a broker and nothing beside it. What still holds, what is refused by name, and what is said about the rest."""
+"""Tier B: a broker and nothing beside it. What still holds, what is refused by name, what is said about the rest."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -87,7 +87,7 @@ async def test_a_dead_letter_is_replayed_and_forgotten(runtime: AgentRuntime) ->
 
 
 async def test_what_has_to_be_kept_is_refused_by_name(runtime: AgentRuntime) -> None:
-    with pytest.raises(NeedsStore, match="named batch 'nightly'.*store="):
+    with pytest.raises(NeedsStore, match=r"named batch 'nightly'.*store="):
         await runtime.gather(WordStats, ["a"], batch_id="nightly")
     Stepwise.paid.clear()
     result = await runtime.run(Stepwise, "a")

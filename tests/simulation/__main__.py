@@ -1,6 +1,7 @@
 """`python -m tests.simulation SEED`: play one simulated course, say what it broke, and find the smallest that does.
 
-With `--troubles 0,3`, `--tasks N`, `--lost SHARE`, `--delay SECONDS` it plays that part of the seed's plan alone.
+With `--alone` there is a broker and no store. With `--troubles 0,3`,
+`--tasks N`, `--lost SHARE`, `--delay SECONDS` it plays that part of the seed's plan alone.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from tests.simulation.shrink import command, shrunk
 
 
 def _plan(options: argparse.Namespace) -> Plan:
-    plan = drawn(options.seed)
+    plan = attrs.evolve(drawn(options.seed), has_store=not options.alone)
     if options.troubles is not None:
         kept = [] if options.troubles == "none" else [int(number) for number in options.troubles.split(",")]
         plan = attrs.evolve(plan, troubles=tuple(plan.troubles[number] for number in kept))
@@ -26,6 +27,7 @@ def _plan(options: argparse.Namespace) -> Plan:
 def _main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
     parser.add_argument("seed", type=int)
+    parser.add_argument("--alone", action="store_true")
     parser.add_argument("--troubles")
     parser.add_argument("--tasks", type=int)
     parser.add_argument("--lost", type=float)

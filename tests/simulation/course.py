@@ -12,7 +12,7 @@ from unittest import mock
 
 from loguru import logger
 
-from murmur import Actor
+from murmur import Actor, TaskSpec
 from murmur.errors import Reject
 from murmur.ids import task_id_in_batch
 from murmur.policy import Backoff, Redelivery
@@ -36,7 +36,7 @@ def play(plan: Plan, tables: type[MemoryTables] = MemoryTables) -> Ledger:
         dice = random.Random(plan.seed)
         network = RoughNetwork(dice, delay=plan.delay, trouble=plan.lost)
         with contextlib.redirect_stderr(io.StringIO()):  # banners
-            return SimulatedFleet.run(_Course(plan).run, network=network, tables=tables)
+            return SimulatedFleet.run(_Course(plan).run, network=network, tables=tables, has_store=plan.has_store)
     finally:
         random.setstate(state)
         logger.enable("murmur")
@@ -78,8 +78,11 @@ class _Course:
             await self._answered()  # those that were begun since
             await asyncio.sleep(LEASE)
             ids = [task_id_in_batch(BATCH, index) for index in range(self._plan.tasks)]
-            self._ledger.rows = dict(zip(ids, fleet.tables.read(ids), strict=True))
-            self._ledger.letters = len(fleet.tables.dead_letters("worker_of_course", 1_000))
+            if self._plan.has_store:
+                self._ledger.rows = dict(zip(ids, fleet.tables.read(ids), strict=True))
+                self._ledger.letters = len(fleet.tables.dead_letters("worker_of_course", 1_000))
+            else:
+                self._ledger.letters = fleet.broker.stats("worker_of_course.dead", None).ready or 0
             return self._ledger
 
     def _now(self) -> float:
@@ -91,8 +94,13 @@ class _Course:
 
     def _gather(self, fleet: SimulatedFleet, name: str) -> None:
         runtime = fleet.runtime if name == "publisher" else fleet.publisher(name)
+        numbers = range(self._plan.tasks)
         gathering = asyncio.ensure_future(
-            runtime.gather(self._actor, tasks=range(self._plan.tasks), batch_id=BATCH, max_concurrency=6)
+            runtime.gather(self._actor, tasks=numbers, batch_id=BATCH, max_concurrency=6)
+            if self._plan.has_store
+            else runtime.gather(
+                self._actor, [TaskSpec(one, id=task_id_in_batch(BATCH, one)) for one in numbers], max_concurrency=6
+            )
         )
         gathering.set_name(name)
         self._gathers.add(gathering)
@@ -174,7 +182,7 @@ def actor_of(plan: Plan, ledger: Ledger) -> type[Actor[int, int]]:
                 await asyncio.sleep(dice.random())
                 return next(effects)
 
-            step = asyncio.ensure_future(context.once("effect", effect))
+            step = asyncio.ensure_future(context.once("effect", effect) if plan.has_store else effect())
             if is_stubborn(number):  # what is being paid for is awaited, whoever says stop
                 with contextlib.suppress(asyncio.CancelledError):
                     await asyncio.shield(step)

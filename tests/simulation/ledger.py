@@ -11,7 +11,7 @@ from murmur.envelope import decode_result
 from murmur.policy import Redelivery
 from murmur.store import Row
 from murmur.task import AgentResult
-from tests.simulation.plan import Plan
+from tests.simulation.plan import Kind, Plan
 
 LIMIT: Final = Redelivery().max_deliveries
 
@@ -66,7 +66,9 @@ def violations(plan: Plan, ledger: Ledger) -> list[str]:
     for results in ledger.lists:
         found += _answers(plan, results)
     found += _submitted(ledger)
-    if not plan.forgets:
+    if not plan.has_store:
+        found += _bounded(plan, ledger)
+    elif not plan.forgets:
         found += _one_result(ledger) + _fencing(ledger) + _letters(plan, ledger)
         found += [f"I5: once() of {task} was two values" for task in _of_two_minds(ledger)]
     if plan.is_calm:
@@ -137,6 +139,24 @@ def _letters(plan: Plan, ledger: Ledger) -> list[str]:
     """I9: one dead letter for each poison, none for any other."""
     poison = sum(fate_of(number) is Fate.POISON for number in range(plan.tasks))
     return [] if ledger.letters == poison else [f"I9: {poison} poisonous tasks, {ledger.letters} dead letters"]
+
+
+def _bounded(plan: Plan, ledger: Ledger) -> list[str]:
+    """I9, of a broker alone: each copy of a poisonous task fails so often at most, and is buried.
+
+    A worker that dies, stalls or is drained may have each task started once more; a stranger brings another copy.
+    """
+    poison = [number for number in range(plan.tasks) if fate_of(number) is Fate.POISON]
+    copies = Counter(trouble.which % plan.tasks for trouble in plan.troubles if trouble.kind is Kind.STRANGER)
+    starts = Counter(start.number for start in ledger.starts)
+    most = {number: LIMIT * (1 + copies[number]) + len(plan.troubles) for number in poison}
+    found = [
+        f"I9: task {one} started {starts[one]} times, at most {most[one]}" for one in poison if starts[one] > most[one]
+    ]
+    letters = sum(1 + copies[number] for number in poison)
+    if not len(poison) <= ledger.letters <= letters:
+        found.append(f"I9: {len(poison)} poisonous tasks, {ledger.letters} dead letters")
+    return found
 
 
 def _of_two_minds(ledger: Ledger) -> set[str]:

@@ -4,7 +4,7 @@ import enum
 import random
 from typing import Final
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 LEASE: Final = 2.0  # seconds
 WORKERS: Final = ("w0", "w1", "w2")
@@ -43,6 +43,7 @@ class Plan:
     troubles: tuple[Trouble, ...]
     lost: float  # share of calls whose request or reply the network loses, or which it repeats
     delay: float  # seconds a call travels at most, each way
+    has_store: bool = True  # False: the broker alone
 
     @property
     def is_calm(self) -> bool:
@@ -70,3 +71,10 @@ def drawn(seed: int) -> Plan:
         troubles.append(Trouble(dice.uniform(0.0, _SPAN / 2), Kind.WIPE, 0, 0.0))
     troubles.sort(key=lambda trouble: trouble.at)
     return Plan(seed, tasks, tuple(troubles), lost=dice.choice((0.0, 0.02, 0.1)), delay=dice.choice((0.0, 0.01, 0.2)))
+
+
+def drawn_alone(seed: int) -> Plan:
+    """Return the plan of a seed for a broker alone: what such a fleet survives happens to it. One in ten is calm."""
+    plan = drawn(seed)
+    survived = (Kind.KILL, Kind.STALL, Kind.DRAIN, Kind.STRANGER, Kind.CLOCK)
+    return evolve(plan, troubles=tuple(one for one in plan.troubles if one.kind in survived), has_store=False)

@@ -7,17 +7,19 @@ from unittest import mock
 
 from attrs import frozen
 
-from murmur import task_queue
+from murmur import tally, task_queue
+from murmur.broker_queue import BrokerQueue
 from murmur.runtime import manifest
 from murmur.runtime.engine import Engine
 from murmur.store import Burial, Claim, Completion, Failure, Grant, GrantRequest, State, Written
 from murmur.stores.memory_tables import MemoryTables
 from murmur.stores.rows import LEASED, QUEUED, Lessee, TaskRow
-from murmur.task_queue import TaskQueue
-from murmur.transport import Outgoing, Settled
+from murmur.task_queue import TaskQueue, Work
+from murmur.transport import Delivery, Outgoing, Settled
 from murmur.worker import attempt
 from murmur.worker.attempt import Attempt, Stop, Stopped
 from murmur.worker.crew import Crew
+from tests.simulation.plan import LEASE
 
 
 @frozen
@@ -155,6 +157,36 @@ async def _impatient(call: Callable[[], Awaitable[Any]], **_: Any) -> Any:
     return await call()
 
 
+async def _settle_without_sending_again(self: BrokerQueue, failures: Sequence[Failure]) -> list[Written]:
+    await self.transport.ack([failure.claim.delivery for failure in failures])
+    return [Written.STORED] * len(failures)
+
+
+async def _bury_without_answering(self: BrokerQueue, burials: Sequence[Burial]) -> list[Written]:
+    for burial in burials:
+        await self.transport.dead(burial.claim.delivery, burial.letter)
+    return [Written.STORED] * len(burials)
+
+
+async def _bury_at_leisure(self: BrokerQueue, burials: Sequence[Burial]) -> Sequence[Written]:
+    for burial in burials:
+        await self.transport.dead(burial.claim.delivery, burial.letter)
+    await asyncio.sleep(5 * LEASE)
+    return await _bury_alone(self, burials)
+
+
+async def _settle_what_is_received(self: BrokerQueue, deliveries: Sequence[Delivery]) -> Sequence[Work]:
+    work = await _grant_alone(self, deliveries)
+    await self.transport.ack([one.claim.delivery for one in work])
+    return work
+
+
+def _forget_counters(failure: Failure) -> dict[str, str]:
+    return dict(failure.claim.delivery.headers)
+
+
+_bury_alone, _grant_alone = BrokerQueue._bury, BrokerQueue.grant
+
 BUGS: Final = (
     Bug("a verb is not checked against its token", MemoryTables, "_settle", _settle_without_token),
     Bug("a renewal brings back what was lost", MemoryTables, "renew", _renew_whatever_is),
@@ -174,4 +206,14 @@ BUGS: Final = (
     Bug("a publisher never asks", Engine, "_ask", _never_ask),
     Bug("a manifest in doubt fails its batch", manifest, "patiently", _impatient),
     Bug("a step in doubt fails its attempt", attempt, "patiently", _impatient),
+)
+
+# For a broker without a store.
+BUGS_ALONE: Final = (
+    Bug("a failed task is not sent again", BrokerQueue, "_fail", _settle_without_sending_again),
+    Bug("the counters do not go with the message", tally, "headers_after", _forget_counters),
+    Bug("a buried task is not answered", BrokerQueue, "_bury", _bury_without_answering),
+    Bug("a task is buried before it is answered", BrokerQueue, "_bury", _bury_at_leisure),
+    Bug("a message is settled when it is received", BrokerQueue, "grant", _settle_what_is_received),
+    Bug("a drain settles what it gives back", Crew, "_stopped", _ack_at_drain),
 )

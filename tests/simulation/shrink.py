@@ -23,6 +23,8 @@ def command(plan: Plan) -> str:
     """Return the command that plays this plan again."""
     whole = drawn(plan.seed)
     words = [f"python -m tests.simulation {plan.seed}"]
+    if not plan.has_store:
+        words.append("--alone")
     if plan.troubles != whole.troubles:
         words.append(
             f"--troubles {','.join(str(whole.troubles.index(trouble)) for trouble in plan.troubles) or 'none'}"

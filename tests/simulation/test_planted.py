@@ -3,8 +3,8 @@
 import pytest
 
 from tests.simulation.course import broken_by
-from tests.simulation.plan import drawn
-from tests.simulation.planted import BUGS, Bug
+from tests.simulation.plan import drawn, drawn_alone
+from tests.simulation.planted import BUGS, BUGS_ALONE, Bug
 
 SEEDS = 1_000
 
@@ -14,5 +14,14 @@ def test_a_planted_bug_is_found(bug: Bug) -> None:
     with bug.planted():
         for seed in range(SEEDS):
             if broken_by(drawn(seed)):
+                return
+    pytest.fail(f"{SEEDS} seeds did not notice that {bug.name}")
+
+
+@pytest.mark.parametrize("bug", BUGS_ALONE, ids=lambda bug: bug.name)
+def test_a_planted_bug_is_found_without_a_store(bug: Bug) -> None:
+    with bug.planted():
+        for seed in range(SEEDS):
+            if broken_by(drawn_alone(seed)):
                 return
     pytest.fail(f"{SEEDS} seeds did not notice that {bug.name}")

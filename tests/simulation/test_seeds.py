@@ -2,22 +2,24 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 
 import attrs
 import pytest
 
 from tests.simulation.course import broken_by, play
-from tests.simulation.plan import Plan, drawn
+from tests.simulation.plan import Plan, drawn, drawn_alone
 from tests.simulation.shrink import command, shrunk
 
 SEEDS = 2_000
+ALONE = 300  # seeds of a broker without a store
 CHUNK = 100
 
 
-def check(seeds: range) -> None:
+def check(seeds: range, draw: Callable[[int], Plan] = drawn) -> None:
     """Fail with the smallest broken course of the first seed that breaks something, and how to play it again."""
     for seed in seeds:
-        plan = drawn(seed)
+        plan = draw(seed)
         broken = broken_by(plan)
         if broken:
             small = shrunk(plan, lambda candidate: bool(broken_by(candidate)))
@@ -28,6 +30,17 @@ def check(seeds: range) -> None:
 @pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
 def test_every_invariant_holds_whatever_happens(first: int) -> None:
     check(range(first, first + CHUNK))
+
+
+@pytest.mark.parametrize("first", range(0, ALONE, CHUNK))
+def test_what_a_broker_alone_can_hold_it_holds_whatever_happens(first: int) -> None:
+    check(range(first, first + CHUNK), drawn_alone)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("first", range(ALONE, 20_000, 1_000))
+def test_what_a_broker_alone_can_hold_holds_for_many_more_seeds(first: int) -> None:
+    check(range(first, first + 1_000), drawn_alone)
 
 
 @pytest.mark.soak

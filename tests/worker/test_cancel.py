@@ -1,4 +1,4 @@
-"""Cancelling reaches the actor that runs, wherever rows are kept and whatever process it runs in, and leaves nothing."""
+"""Cancelling reaches the actor that runs, wherever rows are kept and whichever process runs it; nothing is left."""
 
 import asyncio
 from collections.abc import Callable
