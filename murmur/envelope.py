@@ -7,16 +7,27 @@ ignored by us and stay in the bytes; an unknown `v` is told apart from garbage.
 """
 
 import hashlib
+import re
 from typing import Final
 
 import msgspec
 from msgspec import Raw, Struct
 
 from murmur.errors import BadEnvelope, UnsupportedVersion
-from murmur.limits import MAX_DEPTH, MAX_ENVELOPE, MAX_HEADERS, MAX_JSON_DEPTH, MAX_NAME, MAX_SECONDS
+from murmur.limits import MAX_DEPTH, MAX_ENVELOPE, MAX_HEADERS, MAX_JSON_DEPTH, MAX_NAME, MAX_PAYLOAD, MAX_SECONDS
 
 VERSION: Final = 1
 CONTENT_TYPE: Final = "application/json"
+_STOWED_KEY: Final = re.compile(r"stowed:[A-Za-z0-9._:/-]{1,300}\Z")
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}\Z")
+
+
+class Stowed(Struct, kw_only=True, frozen=True):
+    """Where a payload lies that is too large for its envelope: see `murmur.stowage`."""
+
+    key: str
+    size: int  # bytes
+    digest: str  # SHA-256 of its bytes, hexadecimal
 
 
 class TaskMessage(Struct, kw_only=True, omit_defaults=True):
@@ -39,6 +50,7 @@ class TaskMessage(Struct, kw_only=True, omit_defaults=True):
     headers: dict[str, str] = {}
     priority: int = 0
     sent_at: float | None = None
+    stowed: Stowed | None = None  # the input lies there; `input` is null
 
 
 class ResultMessage(Struct, kw_only=True, omit_defaults=True):
@@ -62,6 +74,7 @@ class ResultMessage(Struct, kw_only=True, omit_defaults=True):
     tokens_used: int | None = None
     model: str | None = None
     finished_at: float | None = None
+    stowed: Stowed | None = None  # the output lies there; `output` is null
 
 
 class ErrorNote(Struct, kw_only=True, omit_defaults=True):
@@ -132,6 +145,8 @@ def decode_result(body: bytes) -> ResultMessage:
         raise _refusal(body, error) from None
     if message.v != VERSION:
         raise _version(message.v)
+    if message.stowed is not None:
+        _check_stowed(message.stowed)
     return message
 
 
@@ -143,9 +158,9 @@ def decode_letter(body: bytes) -> DeadLetter:
         raise BadEnvelope(problem=str(error)) from None
 
 
-def check_json(body: bytes) -> None:
+def check_json(body: bytes, *, most: int = MAX_ENVELOPE) -> None:
     """Raise `BadEnvelope` for bytes that are too many, not UTF-8, or nested too deep to be handled safely."""
-    check_size(body)
+    check_size(body, most=most)
     try:
         text = body.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -156,10 +171,10 @@ def check_json(body: bytes) -> None:
         raise BadEnvelope(problem=f"nested deeper than {MAX_JSON_DEPTH}")
 
 
-def check_size(body: bytes) -> None:
+def check_size(body: bytes, *, most: int = MAX_ENVELOPE) -> None:
     """Raise `BadEnvelope` for more bytes than an envelope may have."""
-    if len(body) > MAX_ENVELOPE:
-        raise BadEnvelope(problem=f"{len(body):,} bytes, at most {MAX_ENVELOPE:,} are allowed")
+    if len(body) > most:
+        raise BadEnvelope(problem=f"{len(body):,} bytes, at most {most:,} are allowed")
 
 
 def digest(output: bytes) -> str:
@@ -180,6 +195,16 @@ def _check_fields(message: TaskMessage) -> None:
             raise BadEnvelope(problem=f"{name} has {len(text):,} characters, at most {MAX_NAME:,} are allowed")
     if message.headers and sum(map(len, (*message.headers, *message.headers.values()))) > MAX_HEADERS:
         raise BadEnvelope(problem=f"its headers have more than {MAX_HEADERS:,} characters")
+    if message.stowed is not None:
+        _check_stowed(message.stowed)
+
+
+def _check_stowed(stowed: Stowed) -> None:
+    """Raise `BadEnvelope` for a reference to anything but a stowed payload of a size that may be."""
+    if not 0 < stowed.size <= MAX_PAYLOAD:
+        raise BadEnvelope(problem=f"it stows {stowed.size:,} bytes, at most {MAX_PAYLOAD:,} are allowed")
+    if not _STOWED_KEY.match(stowed.key) or not _DIGEST.match(stowed.digest):
+        raise BadEnvelope(problem="its `stowed` does not refer to a stowed payload")
 
 
 def _depth(text: str) -> int:

@@ -7,6 +7,10 @@ numerous is refused by name at the sender, and again by the worker, which trusts
 from typing import Final
 
 MAX_ENVELOPE: Final = 1024 * 1024  # bytes of one encoded TaskMessage or ResultMessage
+MAX_INLINE: Final = 256 * 1024  # bytes of an envelope beyond which its payload is stowed, where there is a store
+MAX_PAYLOAD: Final = 10 * 1024 * 1024  # bytes of a stowed payload
+STOWED_PART: Final = 512 * 1024  # bytes of a stowed payload under one key
+ENVELOPE_ROOM: Final = 16 * 1024  # bytes that an envelope takes beside its payload, signature and headers included
 MAX_JSON_DEPTH: Final = 64  # arrays and objects inside one another
 MAX_TASK_ID: Final = 200  # characters
 MAX_NAME: Final = 1_000  # characters of a batch id, reply address, idempotency key or other name in an envelope
@@ -23,6 +27,7 @@ MEMORY_ROWS_KEPT: Final = 10_000  # finished rows a memory store remembers; name
 MEMORY_INBOXES_KEPT: Final = 16  # inboxes without a reader that a memory broker keeps
 MEMORY_BELLS_KEPT: Final = 1_000  # results that wait in each of them
 MEMORY_LETTERS_KEPT: Final = 1_000  # dead letters a memory store remembers of each agent
+MEMORY_STOWED_KEPT: Final = 512 * 1024 * 1024  # bytes of stowed payloads that a memory store remembers
 MEMORY_BYTES_KEPT: Final = 256 * 1024 * 1024  # of results in the finished rows that a memory store remembers
 CANCELS_KEPT: Final = 20_000  # cancelled tasks that a worker without a coordination store remembers
 LETTERS_READ: Final = 1_000  # dead letters that one look into a broker's dead-letter topic takes

@@ -18,7 +18,7 @@ from typing import Protocol
 from attrs import frozen
 from msgspec import Struct
 
-from murmur.envelope import ErrorNote
+from murmur.envelope import ErrorNote, Stowed
 from murmur.transport import Delivery
 
 
@@ -48,6 +48,8 @@ class NewTask(Struct, frozen=True):
     reply_to: str | None = None
     headers: Mapping[str, str] = {}
     keep: bool = False  # part of a named batch: a bounded store must not forget it before the retention
+    stowed: Stowed | None = None  # where its input lies, if that is too large for the body
+    payload: bytes | None = None  # that input, for whoever submits it
 
 
 class Admission(Struct, frozen=True):

@@ -15,6 +15,7 @@ from loguru import logger
 from msgspec import Struct
 from msgspec.structs import replace
 
+from murmur import stowage
 from murmur.envelope import (
     DeadLetter,
     ResultMessage,
@@ -29,9 +30,10 @@ from murmur.envelope import (
 )
 from murmur.errors import BadEnvelope, BadTaskId
 from murmur.ids import check_task_id
+from murmur.limits import MAX_ENVELOPE, MAX_INLINE
 from murmur.names import Topics
 from murmur.patience import patiently
-from murmur.signing import HEADER, TASK, Seal
+from murmur.signing import HEADER, MAX_SIGNATURE, TASK, Seal
 from murmur.store import (
     Admission,
     Burial,
@@ -104,8 +106,15 @@ class TaskQueue:
         """Declare one publisher's reply inbox."""
         await self.transport.open([TopicSpec(name=inbox, kind=TopicKind.INBOX)])
 
+    @property
+    def inline(self) -> int:
+        """Bytes that an envelope may have; beyond them its payload is stowed, or refused where nothing is kept."""
+        most, max_body = MAX_INLINE if self.store.keeps_rows else MAX_ENVELOPE, self.transport.caps.max_body
+        return most if max_body is None else min(most, max_body - MAX_SIGNATURE)
+
     async def submit(self, tasks: Sequence[NewTask]) -> Sequence[Admission | Refusal]:
         """Admit tasks and put their messages into the mailboxes; one answer each, in order."""
+        await self._stow(tasks)
         if self._seal is not None:
             tasks = [self._signed(task, self._seal) for task in tasks]
         admissions = await self.store.admit(tasks)
@@ -122,6 +131,11 @@ class TaskQueue:
             if isinstance(receipt, Refusal):
                 answers[i] = receipt
         return answers
+
+    async def _stow(self, tasks: Sequence[NewTask]) -> None:
+        for task in tasks:
+            if task.payload is not None and task.stowed is not None:
+                await stowage.put(self.store, task.stowed, task.payload)
 
     async def replies(self, inbox: str, *, wait: float) -> Sequence[Delivery]:
         """Return encoded ResultMessages that came into an inbox, as soon as there is one."""

@@ -13,6 +13,7 @@ from murmur.errors.delivery import (
     BadSignature,
     LeaseLost,
     OutcomeUnknown,
+    PayloadLost,
     UnsupportedVersion,
 )
 from murmur.errors.publishing import (
@@ -78,6 +79,7 @@ __all__ = [
     "NoWorkers",
     "OutcomeUnknown",
     "OutputError",
+    "PayloadLost",
     "PayloadTooLarge",
     "Reject",
     "SpawnError",

@@ -49,6 +49,21 @@ class LeaseLost(MurmurError):
 
 
 @define(slots=False)
+class PayloadLost(MurmurError):
+    """A payload that was too large for its envelope cannot be had from the store."""
+
+    code: ClassVar[str] = "E411"
+    key: str
+    problem: str
+
+    def __str__(self) -> str:
+        return (
+            f"the payload {self.key!r} cannot be had: {self.problem}. "
+            "Publishers and workers need the same store, and a retention that outlasts the task"
+        )
+
+
+@define(slots=False)
 class OutcomeUnknown(MurmurError, ConnectionError):
     """A call to the broker or store broke off: it may or may not have happened. Repeat it under the same id."""
 

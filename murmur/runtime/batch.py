@@ -21,6 +21,7 @@ from murmur.errors import (
     GaveUp,
     InputError,
     MurmurError,
+    NeedsStore,
     NoWorkers,
     OutcomeUnknown,
     PayloadTooLarge,
@@ -129,7 +130,7 @@ class Batch:
         for index, item in enumerate(items, start=at):
             try:
                 prepared.append((index, self._stamp.prepare(index, item)))
-            except (InputError, PayloadTooLarge, SpawnLimit) as error:
+            except (InputError, PayloadTooLarge, NeedsStore, SpawnLimit) as error:
                 if at == 0:  # nothing is published yet: the caller's mistake is raised
                     raise
                 self._answer(index, "", error)

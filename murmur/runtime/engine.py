@@ -7,13 +7,16 @@ under the same id. Nothing is kept for a finished slot.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final, Protocol
 
 from loguru import logger
+from msgspec import Raw
 
-from murmur import presence
-from murmur.errors import BadEnvelope, BrokerUnreachable, OutcomeUnknown, SpawnError
+from murmur import presence, stowage
+from murmur.envelope import ResultMessage, Stowed
+from murmur.errors import BadEnvelope, BrokerUnreachable, MurmurError, OutcomeUnknown, SpawnError
 from murmur.runtime.slots import Slot, cancelled_result, result_of
 from murmur.store import Admission, Row, State
 from murmur.task_queue import TaskQueue
@@ -25,6 +28,7 @@ _SHARED_LATE: Final = 1.0  # the same, for a slot whose bell rings elsewhere
 _ROUND: Final = 1.0  # seconds between two rounds of questions
 _SUBMIT_WITHIN: Final = 10.0  # seconds until a task that could not be published says so
 _ORPHANED: Final = 60.0  # seconds a queued row waits beside an empty mailbox until its message counts as lost
+_FETCH_WITHIN: Final = 30.0  # seconds an output may take to come from the store
 _AGAIN: Final = 0.25  # seconds before an unknown publish is tried again
 
 
@@ -181,9 +185,35 @@ class Engine:
             logger.warning("{}: a reply was left aside: {}", error.code, error)
             return
         slot = self._slots.pop(message.task_id, None)
+        if slot is None:
+            return
+        if message.stowed is not None:
+            self.in_background(self._fetch(message, message.stowed, slot))
+        else:
+            self._finish(message, slot)
+
+    async def _fetch(self, message: ResultMessage, stowed: Stowed, slot: Slot | None) -> None:
+        """Finish slots whose output is not in their result."""
+        try:
+            message.output = Raw(await stowage.fetched(self.queue.store, stowed, within=_FETCH_WITHIN))
+        except MurmurError as error:
+            while slot is not None:
+                slot.fail(error)
+                slot = slot.next
+        else:
+            self._finish(message, slot)
+
+    def _finish(self, message: ResultMessage, slot: Slot | None) -> None:
         while slot is not None:
             slot.finish(result_of(message, slot.entry))
+            if slot.task.stowed is not None and message.success and self._owns_queue:
+                self.in_background(self._tidy(slot.task.stowed))
             slot = slot.next
+
+    async def _tidy(self, stowed: Stowed) -> None:
+        """Forget an input that nobody needs any more; if not now, then with the retention."""
+        with contextlib.suppress(OutcomeUnknown, BrokerUnreachable):
+            await stowage.forget(self.queue.store, stowed)
 
     # -- submitting -------------------------------------------------------------------------------
 
@@ -270,7 +300,7 @@ class Engine:
                     self._outbox.append(slot)
                 elif row.result is not None:
                     self._ring(row.result)
-                    if slot.is_open:  # the truth itself cannot be read: waiting would not mend it
+                    if slot.task.task_id in self._slots:  # the truth itself cannot be read: waiting would not mend it
                         self._drop(slot)
                         slot.fail(BadEnvelope(problem=f"the stored result of task {slot.task.task_id} is not readable"))
                 elif await self._is_orphaned(slot, row, now, empty):

@@ -8,16 +8,18 @@ from typing import Any, Final
 from attrs import frozen
 from msgspec import Raw
 
+from murmur import stowage
 from murmur.codec import Misfit
 from murmur.envelope import VERSION, TaskMessage, encode
 from murmur.errors import DuplicateTaskId, InputError, PayloadTooLarge, SpawnLimit
 from murmur.ids import task_id_in_batch
-from murmur.limits import MAX_CHILDREN, MAX_ENVELOPE
+from murmur.limits import MAX_CHILDREN
 from murmur.publisher import Parent
 from murmur.registry import AgentEntry
 from murmur.runtime.manifest import digest_of
 from murmur.store import NewTask
 from murmur.task import TaskSpec
+from murmur.task_queue import TaskQueue
 
 _END: Final = object()
 
@@ -42,10 +44,11 @@ class Stamp:
     reply_to: str
     expires_at: float | None  # UTC seconds
     slot_timeout: float | None  # seconds from publishing, after which nobody waits
+    queue: TaskQueue  # says how large an envelope may be, and stows what is larger
     parent: Parent | None
 
     def prepare(self, index: int, item: object) -> Prepared:
-        """Return the task for one input. Raises `InputError`, `PayloadTooLarge`, `SpawnLimit`."""
+        """Return the task for one input. Raises `InputError`, `PayloadTooLarge`, `NeedsStore`, `SpawnLimit`."""
         if self.parent is not None and index >= MAX_CHILDREN:
             raise SpawnLimit(f"task {index} of one gather inside {self.parent.task_id}", MAX_CHILDREN)
         spec = item if isinstance(item, TaskSpec) else None
@@ -60,9 +63,17 @@ class Stamp:
             raise InputError(
                 agent=self.entry.name, expected=self.entry.input.type_name, problems=misfit.problems
             ) from misfit
-        envelope = encode(self._message(task_id, body, spec))
-        if len(envelope) > MAX_ENVELOPE:
-            raise PayloadTooLarge(f"the envelope of task {index} for {self.entry.name}", len(envelope), MAX_ENVELOPE)
+        message = self._message(task_id, body, spec)
+        envelope = encode(message)
+        stowed = payload = None
+        if len(envelope) > self.queue.inline:
+            what = f"the input of task {index} for {self.entry.name}"
+            message.stowed = stowed = stowage.reference(self.queue.store, what, task_id, body)
+            message.input, payload = Raw(b"null"), body
+            envelope = encode(message)
+            if len(envelope) > self.queue.inline:  # not for its input
+                what = f"the envelope of task {index} for {self.entry.name}, its input aside,"
+                raise PayloadTooLarge(what, len(envelope), self.queue.inline)
         task = NewTask(
             task_id=task_id,
             agent=self.entry.name,
@@ -70,6 +81,8 @@ class Stamp:
             body=envelope,
             reply_to=self.reply_to,
             keep=self.keep,
+            stowed=stowed,
+            payload=payload,
         )
         return Prepared(task, digest_of(self.entry.name, task_id, body) if self.keep else b"")
 

@@ -312,6 +312,7 @@ class AgentRuntime:
             reply_to=engine.inbox,
             expires_at=None if deadline is None or batch_id else time.time() + deadline,
             slot_timeout=None if batch_id else timeout,
+            queue=engine.queue,
             parent=self._parent,
         )
 

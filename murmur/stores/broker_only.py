@@ -39,7 +39,7 @@ from murmur.store import (
 
 CANCELS: Final = "cancels"  # control topic: JSON arrays of ResultMessages, as their publishers wrote them
 NOTES: Final = "notes"  # control topic: `_Said`
-_NAMED: Final = 'Name a store: store="redis://…", or "sqlite:///path" on one host'
+_NAMED: Final = "Name one: --store redis://…"
 
 
 class _Said(msgspec.Struct, omit_defaults=True):

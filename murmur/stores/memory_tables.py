@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 
 from murmur.bell import Feed
-from murmur.limits import MEMORY_BYTES_KEPT, MEMORY_LETTERS_KEPT, MEMORY_ROWS_KEPT
+from murmur.limits import MEMORY_BYTES_KEPT, MEMORY_LETTERS_KEPT, MEMORY_ROWS_KEPT, MEMORY_STOWED_KEPT
 from murmur.store import Claim
 from murmur.stores.rows import Rows, TaskRow
+from murmur.stowage import PREFIX
 
 
 class MemoryTables(Rows):
@@ -31,6 +32,8 @@ class MemoryTables(Rows):
         self._letters: dict[str, deque[bytes]] = {}
         self._values: dict[str, tuple[bytes, float]] = {}  # with when it is forgotten
         self._purge_at = 1_000  # values
+        self._stowed: deque[tuple[str, int]] = deque()  # keys of payloads and their sizes, oldest first
+        self._stowed_bytes = 0
 
     def wipe(self) -> None:
         """Forget everything, as a server that lost its data would."""
@@ -73,9 +76,20 @@ class MemoryTables(Rows):
         with self._lock:
             now = self.clock()
             self._values[key] = (value, now + ttl)
+            if key.startswith(PREFIX):
+                self._bound(key, len(value))
             if len(self._values) > self._purge_at:
                 self._values = {key: kept for key, kept in self._values.items() if kept[1] > now}
                 self._purge_at = 2 * len(self._values) + 1_000
+
+    def _bound(self, key: str, size: int) -> None:
+        """Forget the oldest payloads beyond the bound."""
+        self._stowed.append((key, size))
+        self._stowed_bytes += size
+        while self._stowed_bytes > MEMORY_STOWED_KEPT:
+            oldest, size = self._stowed.popleft()
+            self._stowed_bytes -= size
+            self._values.pop(oldest, None)
 
     def get(self, keys: Sequence[str]) -> list[bytes | None]:
         """Return the values that are still kept."""

@@ -7,13 +7,15 @@ was noted before the cancel, never by what came back.
 
 import asyncio
 import enum
+import math
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
-from msgspec import json
+from msgspec import Raw, json
 
+from murmur import stowage
 from murmur.actor import Actor
 from murmur.codec import Misfit
 from murmur.context import Context
@@ -163,6 +165,8 @@ class Attempt:
         """Run it to its end; never raises."""
         instance: Actor[Any, Any] | None = None
         try:
+            if (stowed := self.message.stowed) is not None:
+                self.message.input = Raw(await stowage.fetched(self._queue.store, stowed, within=math.inf))
             value = self._input()
             instance = await self.host.instance()
             key = self.message.idempotency_key or instance.idempotency_key(value) or self.claim.task_id

@@ -14,9 +14,13 @@ from typing import Any, Final
 from attrs import field, frozen
 from loguru import logger
 
+from murmur import stowage
 from murmur.actor import Actor
-from murmur.errors import ActorBroken, PayloadTooLarge, TaskLost
+from murmur.envelope import Stowed
+from murmur.errors import ActorBroken, NeedsStore, PayloadTooLarge, TaskLost
+from murmur.limits import ENVELOPE_ROOM
 from murmur.outcome import Answer, Bury, Expire, GiveBack, Retry, after_failure, before_start
+from murmur.patience import patiently
 from murmur.policy import Directive, default_directive
 from murmur.publisher import Publisher
 from murmur.store import Claim
@@ -194,13 +198,24 @@ class Crew:
     async def _completed(self, attempt: Attempt, end: Output) -> None:
         duration = attempt.duration_ms
         try:
-            ending: Ending = self.endings.output(attempt.claim, attempt.message, end.body, duration_ms=duration)
-        except PayloadTooLarge as error:
+            is_large = len(end.body) > self.queue.inline - ENVELOPE_ROOM
+            stowed = await self._stowed(attempt, end.body) if is_large else None
+            ending: Ending = self.endings.output(
+                attempt.claim, attempt.message, end.body, duration_ms=duration, stowed=stowed
+            )
+        except (PayloadTooLarge, NeedsStore) as error:
             await self._raised(attempt, error, None)
             return
         self.settler.settle(ending)
         if self.hooks.complete:
             await call(self.hooks.complete, attempt.claim.task_id, attempt.message.agent, duration)
+
+    async def _stowed(self, attempt: Attempt, output: bytes) -> Stowed:
+        """Put an output that is too large for its result into the store. It is paid: while that is away, this waits."""
+        what = f"the output of {attempt.message.agent}"
+        stowed = stowage.reference(self.queue.store, what, attempt.claim.task_id, output)
+        await patiently(lambda: stowage.put(self.queue.store, stowed, output))
+        return stowed
 
     async def _raised(self, attempt: Attempt, error: BaseException, instance: Actor[Any, Any] | None) -> None:
         claim, message, host = attempt.claim, attempt.message, attempt.host

@@ -8,7 +8,7 @@ from typing import Final
 
 from msgspec import Raw
 
-from murmur.envelope import VERSION, DeadLetter, ErrorNote, ResultMessage, TaskMessage, digest, encode
+from murmur.envelope import VERSION, DeadLetter, ErrorNote, ResultMessage, Stowed, TaskMessage, digest, encode
 from murmur.errors import PayloadTooLarge, TaskExpired, TaskFailed, TaskLost
 from murmur.limits import MAX_ENVELOPE, MAX_ERROR_TEXT, MAX_ERRORS_KEPT
 from murmur.outcome import Answer, Bury, GiveBack, Retry
@@ -25,12 +25,16 @@ class Endings:
     def __init__(self, worker_id: str) -> None:
         self._worker_id = worker_id
 
-    def output(self, claim: Claim, message: TaskMessage, body: bytes, *, duration_ms: int) -> Completion:
-        """The task has its output. Raises `PayloadTooLarge` if that fits no envelope."""
+    def output(
+        self, claim: Claim, message: TaskMessage, body: bytes, *, duration_ms: int, stowed: Stowed | None = None
+    ) -> Completion:
+        """The task has its output, stowed or not. Raises `PayloadTooLarge` if that fits no envelope."""
         result = self._result(claim, message, duration_ms)
         result.success = True
-        result.output = Raw(body)
-        result.digest = digest(body)
+        if stowed is None:
+            result.output, result.digest = Raw(body), digest(body)
+        else:
+            result.stowed, result.digest = stowed, stowed.digest
         encoded = encode(result)
         if len(encoded) > MAX_ENVELOPE:
             raise PayloadTooLarge(f"the result of {message.agent}", len(encoded), MAX_ENVELOPE)

@@ -14,6 +14,7 @@ from typing import Any, Final, cast
 
 import attrs
 from loguru import logger
+from msgspec.structs import replace
 
 from murmur import errors, wiring
 from murmur.bell import Feed
@@ -157,11 +158,12 @@ class _Hook:
 class _Queue(TaskQueue):
     """The node as a task queue."""
 
-    def __init__(self, line: _Line, topics: Topics, *, keeps_rows: bool) -> None:
+    def __init__(self, line: _Line, topics: Topics, *, keeps_rows: bool, inline: int) -> None:
         self._line = line
         self.topics = topics
         self.store = cast(Store, _Store(line, keeps_rows=keeps_rows))
         self._seal = None
+        self._inline = inline
 
     async def open_tasks(self, agents: Sequence[str]) -> None:
         await self._line.call("open_tasks", list(agents))
@@ -169,8 +171,14 @@ class _Queue(TaskQueue):
     async def open_inbox(self, inbox: str) -> None:
         await self._line.call("open_inbox", inbox)
 
+    @property
+    def inline(self) -> int:
+        return self._inline
+
     async def submit(self, tasks: Sequence[NewTask]) -> Sequence[Admission | Refusal]:
-        answers = await self._line.call("submit", list(tasks))
+        await self._stow(tasks)  # part by part: a frame takes only so much
+        light = [replace(task, payload=None) if task.payload is not None else task for task in tasks]
+        answers = await self._line.call("submit", light)
         return [admission or refusal for admission, refusal in answers]
 
     async def replies(self, inbox: str, *, wait: float) -> Sequence[Delivery]:
@@ -223,7 +231,7 @@ class _Inside:
         self._is_retiring = False  # the node was asked
         self._may_end = False  # and agreed
         self._done = 0
-        queue = _Queue(self._line, Topics(setting.namespace), keeps_rows=setting.keeps_rows)
+        queue = _Queue(self._line, Topics(setting.namespace), keeps_rows=setting.keeps_rows, inline=setting.inline)
         publisher = wiring.publisher_over(
             queue,
             registry=Registry(),

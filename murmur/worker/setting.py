@@ -7,6 +7,7 @@ from attrs import evolve, field, frozen
 from attrs.validators import instance_of
 
 from murmur.errors import BadSetting
+from murmur.limits import MAX_INLINE
 from murmur.redaction import LOGS_JSON
 from murmur.registry import AnyActor
 from supervisors import Limits, Watchdog
@@ -31,6 +32,7 @@ class Setting:
     is_idempotent: bool
     lease: float | None  # seconds
     keeps_rows: bool = True  # whether the node has a coordination store
+    inline: int = MAX_INLINE  # bytes, see `TaskQueue.inline`
     recycle: int | None = None  # tasks after which a process is replaced
 
 

@@ -126,6 +126,7 @@ class Tree:
             is_idempotent=idempotency is not None,
             lease=lease,
             keeps_rows=queue.store.keeps_rows,
+            inline=queue.inline,
         )
         self.pools = Pools(
             queue,

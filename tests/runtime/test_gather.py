@@ -210,8 +210,8 @@ async def test_bad_input_is_told_before_anything_is_published(runtime: AgentRunt
         await runtime.gather(WordStats, ["fine", 5])  # type: ignore[list-item]
     with pytest.raises(InputError, match=r"\$.limit expected int, got 'five'"):
         await runtime.run(Researcher, Question("a", "five"))  # type: ignore[arg-type]
-    with pytest.raises(PayloadTooLarge, match="at most 1,048,576"):
-        await runtime.run(WordStats, "x" * 1_100_000)
+    with pytest.raises(PayloadTooLarge, match="at most 10,485,760"):
+        await runtime.run(WordStats, "x" * 10_600_000)
     with pytest.raises(DuplicateTaskId, match="tasks 0 and 2"):
         await runtime.gather(WordStats, [TaskSpec("a", id="i"), TaskSpec("b", id="j"), TaskSpec("c", id="i")])
     with pytest.raises(TypeError, match="expected a class derived from Actor"):
