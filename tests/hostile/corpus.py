@@ -124,6 +124,13 @@ def _bad_values() -> Iterator[tuple[str, bytes, str]]:
     yield "a reply into a mailbox", _with(reply_to=f"{AGENT}.tasks"), "reply_to"
     yield "a reply into the dead letters", _with(reply_to=f"{AGENT}.dead"), "reply_to"
     yield "a reply into our own keys", _with(reply_to="murmur:task:x"), "reply_to"
+    whole = {"key": "stowed:x:0", "size": 1, "digest": "0" * 64}
+    yield "a reference to our own keys", _with(stowed={**whole, "key": "presence:w"}), "stowed"
+    yield "a reference with a wildcard", _with(stowed={**whole, "key": "stowed:*"}), "stowed"
+    yield "a reference to more than may be", _with(stowed={**whole, "size": 10**12}), "at most 10,485,760"
+    yield "a reference to less than nothing", _with(stowed={**whole, "size": -1}), "at most 10,485,760"
+    yield "a reference without a digest", _with(stowed={**whole, "digest": "x"}), "stowed"
+    yield "a reference that is a text", _with(stowed="stowed:x:0"), "object"
     yield "an empty reply address", _with(reply_to=""), "reply_to"
 
 
