@@ -58,7 +58,8 @@ class Sleeper(Actor[float, str]):
     """Leaves a file when it begins, sleeps until it is cancelled, and leaves another one then."""
 
     async def receive(self, seconds: float) -> str:
-        os.close(os.open(f"{os.environ['SLEEPER']}.began", os.O_CREAT))
+        if "SLEEPER" in os.environ:
+            os.close(os.open(f"{os.environ['SLEEPER']}.began", os.O_CREAT))
         try:
             await asyncio.sleep(seconds)
         except asyncio.CancelledError:
