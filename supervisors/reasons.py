@@ -55,13 +55,12 @@ class Crashed:
 
 
 @frozen
-class NotLoaded:
-    """A process child never came to run: what it is to run cannot be sent, imported or unpacked, or a module preloaded.
+class NotLoaded(Crashed):
+    """A process child never came to run: what it is to run cannot be sent, imported, unpacked or held to its limits.
 
-    Starting it again fails alike. What was raised there, `error.record` has with its traceback, if it is a RemoteError.
+    A crash that only a change mends: starting it again fails alike. `error` is a RemoteError where it was raised in the
+    process, with the traceback in its `record`.
     """
-
-    error: BaseException = field(eq=str)
 
     def __str__(self) -> str:
         return one_line(f"not loaded: {type(self.error).__name__}: {self.error}")

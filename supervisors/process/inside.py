@@ -162,4 +162,4 @@ def _exit_of(reason: ExitReason) -> tuple[ExitReason, int]:
         return Crashed(reason.error), 1
     if isinstance(reason, Exited):
         return reason, reason.code
-    return reason, 1 if isinstance(reason, Crashed | Killed | NotLoaded) else 0
+    return reason, 1 if isinstance(reason, Crashed | Killed) else 0

@@ -53,10 +53,10 @@ class Said(msgspec.Struct, frozen=True, omit_defaults=True):
                 return cls("killed", detail, signal)
             case Exited(code):
                 return cls("exited", number=code)
-            case Crashed(error):
-                return cls("crashed", error=record_error(error))
             case NotLoaded(error):
                 return cls("not_loaded", error=record_error(error))
+            case Crashed(error):
+                return cls("crashed", error=record_error(error))
             case Escalated(child, cause, max_restarts, period):
                 return cls("escalated", child, max_restarts, period, cause=cls.of(cause))
         return cls("crashed", error=ErrorRecord(type=type(reason).__name__, message=str(reason)))
