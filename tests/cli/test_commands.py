@@ -106,7 +106,7 @@ def test_agents_are_listed(murmur: Callable[..., subprocess.CompletedProcess[str
         ),
         (("worker", "start", "--app", APP, "--broker", "memory://", "--agents", ","), 2, "no agents"),
         (("worker", "start", "--app", APP, "--broker", "memory://", "--processes", "-1"), 2, "processes must be a"),
-        (("run", "echo", "x", "--broker", "redis://:pass%40word@127.0.0.1:1"), 1, "E111 no answer from redis://:***@"),
+        (("run", "echo", "x", "--broker", "redis://:pass%40word@127.0.0.1:1"), 2, "E111 no answer from redis://:***@"),
         (("gather", "echo", "--tasks", "none.jsonl", "--out", "o"), 2, "'none.jsonl' does not exist"),
     ],
 )
