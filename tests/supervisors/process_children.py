@@ -85,12 +85,13 @@ async def end(ctx: ProcessContext, how: str, *, ready: bool = True) -> None:
 
 
 async def die_at(ctx: ProcessContext, count: int, fatal: int, how: str) -> None:
-    """Have many tasks in hand, mark each before its turn, and die in one."""
+    """Have many tasks in hand, mark each when it comes to run, and die in one; those after it only wait."""
     ctx.ready()
 
     async def task(number: int) -> None:
-        await anyio.sleep(0.001 * number)
-        ctx.mark(f"task {number}")
+        if number <= fatal:
+            await anyio.sleep(0.001 * number)
+            ctx.mark(f"task {number}")
         if number == fatal:
             await end(ctx, how, ready=False)
         await anyio.sleep_forever()
