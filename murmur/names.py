@@ -65,6 +65,10 @@ class Topics:
         """Whether a topic is a publisher's inbox in this namespace: nothing else may be written into `reply_to`."""
         return topic.startswith(f"{self.prefix}inbox.")
 
+    def control(self, topic: str) -> str:
+        """The full name of a topic of the control plane, such as `murmur.beats`."""
+        return f"{self.prefix}{topic}"
+
     def agent_of(self, topic: str) -> str:
         """Return the agent of a `tasks`, `results` or `dead` topic of this namespace."""
         return topic.removeprefix(self.prefix).rpartition(".")[0]

@@ -1,8 +1,9 @@
 """Signed envelopes: who may not hold the keys can publish nothing that runs, and no result that is believed.
 
 HMAC-SHA256 over the kind of message, its topic and the bytes as sent. The signature of a task travels in a header of
-its message; that of a result stands as the last field within it, because results are kept as well as sent. A task says
-in its own bytes where its result goes, so that is signed too. See docs/how-to/signing.md.
+its message; that of a result stands as the last field within it, because results are kept as well as sent, and so does
+that of a message of the control plane. A task says in its own bytes where its result goes, so that is signed too. See
+docs/how-to/signing.md.
 
 The key file is TOML:
 
@@ -73,19 +74,19 @@ class Seal:
         if not hmac.compare_digest(claimed, _mac(self._secrets[key_id], kind, topic, body)):
             raise BadSignature(problem=f"the {kind} was altered, or signed for another topic")
 
-    def sealed(self, result: bytes) -> bytes:
-        """Return an encoded ResultMessage with its signature as its last field."""
-        return result[:-1] + b',"signature":"' + self.signature(RESULT, "", result).encode() + b'"}'
+    def sealed(self, body: bytes, *, kind: str = RESULT, topic: str = "") -> bytes:
+        """Return an encoded message with its signature as its last field. A result belongs to no topic."""
+        return body[:-1] + b',"signature":"' + self.signature(kind, topic, body).encode() + b'"}'
 
-    def opened(self, result: bytes) -> bytes:
-        """Return a sealed ResultMessage as it was before. Raises `BadSignature`."""
-        if len(result) > MAX_ENVELOPE + MAX_SIGNATURE:
-            raise BadSignature(problem=f"the result has {len(result):,} bytes")
-        found = _LAST_FIELD.search(result, max(0, len(result) - MAX_SIGNATURE))
+    def opened(self, sealed: bytes, *, kind: str = RESULT, topic: str = "") -> bytes:
+        """Return a sealed message as it was before. Raises `BadSignature`."""
+        if len(sealed) > MAX_ENVELOPE + MAX_SIGNATURE:
+            raise BadSignature(problem=f"the {kind} has {len(sealed):,} bytes")
+        found = _LAST_FIELD.search(sealed, max(0, len(sealed) - MAX_SIGNATURE))
         if found is None:
-            raise BadSignature(problem="the result is not signed")
-        body = result[: found.start()] + b"}"
-        self.check(RESULT, "", body, found[1].decode())
+            raise BadSignature(problem=f"the {kind} is not signed")
+        body = sealed[: found.start()] + b"}"
+        self.check(kind, topic, body, found[1].decode())
         return body
 
 

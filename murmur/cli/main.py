@@ -20,7 +20,9 @@ _COMMANDS: Final = {
     "doctor": ("murmur.cli.doctor", "Examine a broker: what it cannot hold, and what mends it."),
     "gather": ("murmur.cli.gather", "Run many tasks from a JSONL file and write results to one."),
     "run": ("murmur.cli.run", "Run one task and print its output as JSON."),
-    "worker": ("murmur.cli.worker", "Serve agents from a broker."),
+    "top": ("murmur.cli.top", "Watch workers, their load and the mailboxes they serve."),
+    "tree": ("murmur.cli.tree", "Draw the supervision trees of workers."),
+    "worker": ("murmur.cli.worker", "Serve agents from a broker; list, drain and stop those who do."),
 }
 
 

@@ -1,4 +1,4 @@
-"""`murmur worker start`: serve agents until SIGTERM or SIGINT, then drain."""
+"""`murmur worker start`: serve agents until SIGTERM or SIGINT, then drain. What is done to others stands beside it."""
 
 import re
 from typing import Any, Final
@@ -7,6 +7,7 @@ import click
 
 from murmur.cli.discovery import discover, registry_of
 from murmur.cli.options import log_to_stderr, on_a_loop, option, strictly, where_agents_are, where_tasks_are
+from murmur.cli.worker_fleet import drain, list_, stop
 
 _UNITS: Final = {
     "": 1,
@@ -31,7 +32,11 @@ def _bytes(_: click.Context, __: click.Parameter, text: str | None) -> int | Non
 
 @click.group()
 def command() -> None:
-    """Serve agents from a broker."""
+    """Serve agents from a broker; list, drain and stop those who do."""
+
+
+for _one in (list_, drain, stop):
+    command.add_command(_one)
 
 
 @command.command()
@@ -66,6 +71,7 @@ def command() -> None:
 @option("--memory", callback=_bytes, help="What a worker process may allocate: 512MiB, 2GiB, or bytes.")
 @option("--env", multiple=True, help="A variable worker processes are given, * allowed; else all. Repeatable.")
 @option("--cgroup", help="A cgroup (v2) that we may write: worker processes get one of their own each below it.")
+@option("--heartbeat", default=2.0, show_default=True, help="Seconds between two beats; 0: it cannot be watched.")
 @option("--json", "as_json", is_flag=True, help="Log JSON lines.")
 def start(
     apps: tuple[str, ...],

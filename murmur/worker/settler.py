@@ -13,6 +13,7 @@ from loguru import logger
 from murmur.errors import BrokerUnreachable, OutcomeUnknown
 from murmur.store import Failure, Written
 from murmur.task_queue import Ending, Release, TaskQueue
+from murmur.worker.tally import Tally
 
 _PILE: Final = 1_000  # endings that may wait for the store before the intake stops
 _FIRST_PAUSE: Final = 0.1  # seconds before a write that broke off is repeated; doubles up to
@@ -28,6 +29,7 @@ class Settler:
     def __init__(
         self, queue: TaskQueue, *, on_stale: Callable[[Ending], None], on_delayed: Callable[[], object]
     ) -> None:
+        self.tally = Tally()
         self._queue = queue
         self._on_stale = on_stale
         self._on_delayed = on_delayed
@@ -47,6 +49,7 @@ class Settler:
         if not self._endings:
             asyncio.get_running_loop().call_soon(self._flush)
         self._endings.append(ending)
+        self.tally.note(ending)
         self._pending += 1
         if self.is_full:
             self._room.clear()

@@ -8,7 +8,8 @@
     ├─ reclaimer    gives tasks of dead workers, and delayed ones, back to the mailboxes
     ├─ pools…       the worker processes, where there are some: one pool for all, one for each agent that wants its own
     ├─ consumer     takes tasks, never more than there are free slots, and gives them to the crew here or to a pool
-    └─ announcer    says in the store who is here and what is served; last up, first down
+    ├─ announcer    says in the store who is here and what is served; last up, first down
+    └─ …            what the worker puts beside them: its reporter
 
 A broker that is away is a state: its child waits and tries again. Only a bug ends a child,
 and too many of those end the worker.
@@ -18,7 +19,7 @@ import asyncio
 import random
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final
 
@@ -50,6 +51,7 @@ from murmur.worker.settler import Settler
 from murmur.worker.slots import Slots
 from supervisors import (
     ChildContext,
+    ChildInfo,
     ChildSpec,
     Intensity,
     StartFailed,
@@ -86,6 +88,8 @@ class Tree:
         processes: int = 0,
         keeping: Keeping | None = None,
         shown: str = "",
+        beside: Sequence[ChildSpec] = (),
+        on_change: Callable[[], object] = lambda: None,
     ) -> None:
         self.queue = queue
         self.publisher = publisher
@@ -95,13 +99,16 @@ class Tree:
         self._sweep_soon = asyncio.Event()
         self._hurry = asyncio.Event()
         self._began = time.time()
+        self._beside = beside
+        self._on_change = on_change
+        self.is_draining = False
         self._supervisor: Supervisor | None = None
-        self._settler = Settler(queue, on_stale=_too_late, on_delayed=self._sweep_soon.set)
+        self.settler = Settler(queue, on_stale=_too_late, on_delayed=self._sweep_soon.set)
         slots = Slots(concurrency)
         # At most half the slots in one read: while one half is fetched or written, the other works.
         self._intake = Intake(
             queue,
-            self._settler,
+            self.settler,
             slots,
             min(prefetch, max(1, concurrency // 2)),
             lambda: self._places,
@@ -111,7 +118,7 @@ class Tree:
         self.crew = Crew(
             queue,
             slots,
-            self._settler,
+            self.settler,
             Endings(worker_id),
             hooks,
             publisher,
@@ -130,7 +137,7 @@ class Tree:
         )
         self.pools = Pools(
             queue,
-            self._settler,
+            self.settler,
             slots,
             self.crew.endings,
             hooks,
@@ -166,13 +173,31 @@ class Tree:
         """The names of all that are served here, sorted."""
         return tuple(sorted({*self.crew.hosts, *self.pools.agents}))
 
+    @property
+    def children(self) -> Sequence[ChildInfo]:
+        """What is supervised here; nothing before it all is up."""
+        return () if self._supervisor is None else self._supervisor.which_children()
+
     def hurry(self) -> None:
         """End the drain now."""
         self._hurry.set()
 
     async def announced(self) -> None:
         """Tell the fleet at once what is served here."""
-        await presence.announce(self.queue.store, self._note())
+        await presence.announce(self.queue.store, self.note())
+
+    def note(self) -> Presence:
+        """Return what the fleet is told of this worker."""
+        broken = {agent: why for place in self._places for agent, why in place.broken.items()}
+        stopped = {name for name, host in self.crew.hosts.items() if host.is_stopped}
+        return Presence(
+            worker_id=self._worker_id,
+            agents=tuple(agent for agent in self.agents if agent not in broken and agent not in stopped),
+            concurrency=self.crew.slots.total,
+            running=len(self.crew.running) + sum(pool.running for pool in self.pools),
+            started_at=self._began,
+            broken=broken,
+        )
 
     async def live(self, is_up: asyncio.Future[None], *, until: asyncio.Event, drain: Callable[[], float]) -> None:
         """Run the tree until told to stop, then drain. Raises what ended the tree, if that was not we."""
@@ -182,7 +207,10 @@ class Tree:
                 hearing = asyncio.ensure_future(self.pools.listen(supervisor.events(capacity=10_000)))
                 if not is_up.done():
                     is_up.set_result(None)
+                self._on_change()
                 await until.wait()
+                self.is_draining = True
+                self._on_change()
                 await supervisor.terminate_child("announcer")
                 await supervisor.terminate_child("consumer")
                 await self._drained(drain())
@@ -236,6 +264,7 @@ class Tree:
         specs = [ChildSpec(id=name, start=start) for name, start in children]
         at = next(number for number, spec in enumerate(specs) if spec.id == "consumer")
         specs[at:at] = [ChildSpec(id=pool.id, start=pool.spec()) for pool in self.pools]
+        specs += self._beside
         return SupervisorSpec(
             strategy=Strategy.REST_FOR_ONE, intensity=Intensity(max_restarts=10, period=60.0), children=specs
         )
@@ -337,27 +366,16 @@ class Tree:
     async def _written(self) -> None:
         try:
             async with asyncio.timeout(_SETTLE_WITHIN):
-                await self._settler.drained()
+                await self.settler.drained()
         except TimeoutError:
             logger.error("the last results could not be written; their tasks run again elsewhere when the lease lapses")
-            self._settler.abandon()
-
-    def _note(self) -> Presence:
-        broken = {agent: why for place in self._places for agent, why in place.broken.items()}
-        stopped = {name for name, host in self.crew.hosts.items() if host.is_stopped}
-        return Presence(
-            worker_id=self._worker_id,
-            agents=tuple(agent for agent in self.agents if agent not in broken and agent not in stopped),
-            concurrency=self.crew.slots.total,
-            running=len(self.crew.running) + sum(pool.running for pool in self.pools),
-            started_at=self._began,
-            broken=broken,
-        )
+            self.settler.abandon()
 
     def _held(self, host: Host, why: str | None) -> None:
         if why is not None:
             logger.error("this worker does not serve {} now: {}", host.entry.name, why)
         self._intake.look_again()
+        self._on_change()
 
 
 def _too_late(ending: Ending) -> None:

@@ -19,6 +19,7 @@ import attrs
 from loguru import logger
 
 from murmur import wiring
+from murmur.beats import EVERY, Command
 from murmur.doctor import Finding
 from murmur.errors import BadSetting, WrongForm
 from murmur.idempotency import IdempotencyHook
@@ -33,9 +34,11 @@ from murmur.worker import signals
 from murmur.worker.banner import banner
 from murmur.worker.failures import told_as_ours
 from murmur.worker.hooks import Hook, Hooks
+from murmur.worker.report import Report
+from murmur.worker.reporter import Reporter, checked_heartbeat
 from murmur.worker.setting import Keeping, check_sendable
 from murmur.worker.tree import Tree
-from supervisors import Limits
+from supervisors import ChildSpec, Limits
 
 _SETTLE_WITHIN = 5.0  # seconds the last results may take to be written, beyond the drain
 
@@ -65,8 +68,10 @@ class Worker:
         recycle: int | None = None,
         preload: Sequence[str] = (),
         limits: Limits | None = None,
+        heartbeat: float | None = EVERY,
     ) -> None:
         _check(concurrency=concurrency, prefetch=prefetch, processes=processes, drain=drain, lease=reclaim_min_idle_ms)
+        self._heartbeat = checked_heartbeat(heartbeat)
         registry: Registry = runtime.registry if runtime is not None else Registry()
         self._agents = agents_by_name(agents, registry)
         for actor in self._agents.values() if processes else ():
@@ -102,6 +107,7 @@ class Worker:
         self._retention: float = getattr(runtime, "retention", 86_400.0)
         self._given: tuple[TaskQueue, Publisher] | None = None
         self._tree: Tree | None = None
+        self._reporter: Reporter | None = None
         self._life: asyncio.Task[None] | None = None
         self._is_up: asyncio.Future[None] | None = None
         self._dumping: asyncio.Future[None] | None = None
@@ -128,6 +134,7 @@ class Worker:
         worker._max_deliveries = None
         worker._idempotency = None
         worker._drain = 0.0
+        worker._heartbeat = worker._reporter = None
         worker._keeping = Keeping()
         worker._given = (queue, publisher)
         worker._tree = worker._life = worker._is_up = None
@@ -215,6 +222,8 @@ class Worker:
             finally:
                 if self._idempotency is not None:
                     await self._idempotency.close()
+                if self._reporter is not None:
+                    await self._reporter.leave()
                 if self._given is None:
                     await tree.publisher.aclose()
                     await tree.queue.close(grace=_SETTLE_WITHIN)
@@ -246,6 +255,7 @@ class Worker:
                 runtime_id=f"{self.runtime_id}.{secrets.token_hex(4)}",
                 broker=wiring.shown(self._broker),
             )
+        reporter = self._reporter = self._reporting(queue.topics)
         tree = Tree(
             queue,
             publisher,
@@ -259,10 +269,40 @@ class Worker:
             processes=self.processes,
             keeping=self._keeping,
             shown="" if self._broker is None else wiring.shown(self._broker),
+            beside=() if reporter is None else (ChildSpec(id="reporter", start=reporter.live),),
+            on_change=(lambda: None) if reporter is None else reporter.changed,
         )
+        if reporter is not None:
+            reporter.look = Report(tree, reporter.incarnation, self.processes, reporter.every).beat
         for name, actor in self._agents.items():
             tree.add(attrs.evolve(entry_of(actor), name=name))
         return tree
+
+    def _reporting(self, topics: Topics) -> Reporter | None:
+        """Return what is to report on the control plane of the broker, if that has one and it is wanted."""
+        if self._heartbeat is None or not isinstance(self._broker, str):
+            return None
+        return Reporter(
+            wiring.control(self._broker, namespace=self.namespace),
+            topics,
+            None if self._signing_keys is None else read_keys(self._signing_keys),
+            worker_id=self.runtime_id,
+            every=self._heartbeat,
+            obey=self._obey,
+        )
+
+    def _obey(self, command: Command) -> None:
+        """Leave, as a command of the control plane says."""
+        if command.verb == "stop":
+            self._stop_now()
+        elif command.within is not None and not self._stopping.is_set():
+            self._drain = command.within
+        self._stopping.set()
+
+    def _stop_now(self) -> None:
+        self._drain = 0.0
+        if self._tree is not None:
+            self._tree.hurry()
 
     def _banner(self, topics: Topics, found: Sequence[Finding]) -> str:
         assert self._broker is not None
@@ -288,9 +328,7 @@ class Worker:
         """Drain; told so again, end at once."""
         if self._stopping.is_set():
             logger.warning("second signal: running tasks are given back now")
-            self._drain = 0.0
-            if self._tree is not None:
-                self._tree.hurry()
+            self._stop_now()
             return
         self._stopping.set()
 

@@ -181,7 +181,7 @@ class Storm:
 
     def _worker(self, number: int) -> "subprocess.Popen[bytes]":
         app = ("--app", "tests.chaos.agents", "--consumer-id", f"w{number}", "--concurrency", "15", "--drain", "2")
-        lease = ("--reclaim-min-idle-ms", str(round(LEASE * 1000)))
+        lease = ("--reclaim-min-idle-ms", str(round(LEASE * 1000)), "--heartbeat", "0")  # nobody watches
         return self._process(
             number, "-m", "murmur.cli.main", "worker", "start", *app, *lease, "--broker", self._url(number)
         )

@@ -1,0 +1,73 @@
+"""Watching and commanding workers from the command line: real processes, a real Redis."""
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.brokers.redis_server import RedisServer
+from tests.cli.test_commands import APP, environment, murmur, running, starts, until
+
+__all__ = ["environment", "murmur"]
+
+Murmur = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.mark.timeout(240)
+def test_a_fleet_is_watched_and_commanded(
+    murmur: Murmur, redis_server: RedisServer, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    environment["MURMUR_BROKER"] = redis_server.url
+    start = ("worker", "start", "--app", APP, "--heartbeat", "1")
+    (tmp_path / "tasks.jsonl").write_text("600\n")
+    gather = ("gather", "napper", "--tasks", "tasks.jsonl", "--out", "out.jsonl", "--batch-id", "nap")
+    with (
+        running(tmp_path, environment, *start, "--consumer-id", "alone", "--agents", "echo") as alone,
+        running(
+            tmp_path, environment, *start, "--consumer-id", "node", "--agents", "napper", "--processes", "2"
+        ) as node,
+        running(tmp_path, environment, *gather),
+    ):
+        until(lambda: starts(tmp_path).total() == 1)
+        until(lambda: set(workers(look(murmur))) == {"alone", "node"}, within=60.0)
+        seen = look(murmur)
+        assert [workers(seen)[name]["running"] for name in ("alone", "node")] == [0, 1]
+        assert workers(seen)["node"]["agents"] == ["napper"]
+        assert seen["mailboxes"]["napper"] == {"ready": 0, "inflight": 1, "dead": 0}
+
+        drawn = murmur("tree", "node").stdout
+        assert f"node  serving  pid {node.pid} on " in drawn
+        assert "│  ├─ process-1  up  pid " in drawn
+        assert "napper  up  1 running" in drawn
+
+        unknown = murmur("worker", "drain", "nobody")
+        assert unknown.returncode == 1
+        assert "no worker 'nobody' was heard; heard: alone, node" in unknown.stderr
+
+        drained = murmur("worker", "drain", "alone")
+        assert (drained.returncode, drained.stderr) == (0, "alone has left\n")
+        assert alone.wait(30) == 0
+        late = murmur("worker", "drain", "node", "--wait", "1")
+        assert late.returncode == 1
+        assert "node has not left; it was " in late.stderr
+        stopped = murmur("worker", "stop", "node")
+        assert (stopped.returncode, stopped.stderr) == (0, "node has left\n")
+        assert node.wait(30) == 0
+        assert look(murmur)["mailboxes"] == {}
+
+
+def test_no_worker_at_all_is_said(murmur: Murmur, redis_server: RedisServer) -> None:
+    assert murmur("top", "--once", "--broker", redis_server.url).stdout == "no worker was heard\n"
+
+
+def look(murmur: Murmur) -> dict[str, dict[str, dict[str, object]]]:
+    done = murmur("top", "--once", "--json")
+    assert done.returncode == 0, done.stderr
+    seen: dict[str, dict[str, dict[str, object]]] = json.loads(done.stdout)
+    return seen
+
+
+def workers(seen: dict[str, dict[str, dict[str, object]]]) -> dict[str, dict[str, object]]:
+    return {str(one["worker_id"]): one for one in seen["workers"]}  # type: ignore[index, union-attr]
