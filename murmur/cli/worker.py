@@ -1,11 +1,14 @@
 """`murmur worker start`: serve agents until SIGTERM or SIGINT, then drain. What is done to others stands beside it."""
 
 import re
+import sys
+from contextlib import nullcontext
 from typing import Any, Final
 
 import click
 
 from murmur.cli.discovery import discover, registry_of
+from murmur.cli.generation import this_generation
 from murmur.cli.options import log_to_stderr, on_a_loop, option, strictly, where_agents_are, where_tasks_are
 from murmur.cli.worker_fleet import drain, list_, stop
 
@@ -71,22 +74,29 @@ for _one in (list_, drain, stop):
 @option("--memory", callback=_bytes, help="What a worker process may allocate: 512MiB, 2GiB, or bytes.")
 @option("--env", multiple=True, help="A variable worker processes are given, * allowed; else all. Repeatable.")
 @option("--cgroup", help="A cgroup (v2) that we may write: worker processes get one of their own each below it.")
+@option("--reload", "reloads", is_flag=True, help="Replace the worker, without a gap, when its code changes.")
+@option("--reload-dir", "watched", multiple=True, help="A folder to watch. Default: where the agents are. Repeatable.")
 @option("--heartbeat", default=2.0, show_default=True, help="Seconds between two beats; 0: it cannot be watched.")
 @option("--json", "as_json", is_flag=True, help="Log JSON lines.")
 def start(
     apps: tuple[str, ...],
     folders: tuple[str, ...],
     agents: str | None,
+    watched: tuple[str, ...],
     *,
     as_json: bool,
+    reloads: bool,
     memory: int | None,
     env: tuple[str, ...],
     cgroup: str | None,
     **settings: Any,
-) -> None:
+) -> int:
     """Serve agents until SIGTERM or SIGINT; a second signal gives running tasks back at once."""
     if not settings["broker"]:
         raise click.UsageError("name a broker: --broker redis://host:6379, MURMUR_BROKER, or broker in murmur.toml")
+    generation = this_generation()
+    if reloads and generation is None:
+        return _kept(apps, folders, watched, as_json=as_json)
     registry = registry_of(discover(apps, folders))
     names = [name.strip() for name in agents.split(",") if name.strip()] if agents is not None else list(registry.names)
     if not names:
@@ -102,10 +112,23 @@ def start(
             limits = Limits(memory=memory, environment=env or None, cgroup=cgroup)
         except SpecError as error:
             raise click.UsageError(str(error)) from None
+        if generation is not None and settings["consumer_id"]:
+            settings["consumer_id"] += f".{generation.number}"  # the one before is still there
         actors = {name: registry.resolve(name).actor for name in names}
         worker = Worker(
             agents={name: actor for name, actor in actors.items() if actor is not None}, limits=limits, **settings
         )
-        await worker.run()
+        async with nullcontext() if generation is None else generation.told(worker):
+            await worker.run()
 
     on_a_loop(serve)
+    return 0
+
+
+def _kept(apps: tuple[str, ...], folders: tuple[str, ...], watched: tuple[str, ...], *, as_json: bool) -> int:
+    """Be the keeper of generations: the same command, each in a process of its own."""
+    from murmur.cli.reload import folders_of, keep  # noqa: PLC0415  few ask for it
+
+    log_to_stderr(as_json=as_json)
+    where = folders_of(watched, apps, folders)
+    return on_a_loop(lambda: keep(sys.argv[1:], where))
