@@ -22,6 +22,7 @@ from murmur.names import Topics
 from murmur.signing import Seal
 
 LOOK: Final = EVERY + 1.0  # seconds until every worker that beats as usual was heard
+FIND: Final = 5 * EVERY  # seconds until one that is not heard is not there
 SILENT: Final = "silent"  # alive, for all that was heard, but beats are missing
 _MISSING: Final = 3.0  # beats
 _FORGOTTEN: Final = 60.0  # seconds after which a worker that fell silent, or left, is shown no more
@@ -59,7 +60,7 @@ class Watch:
         self._heard = {key: one for key, one in self._heard.items() if now - one[1] < _FORGOTTEN}
         return [Sighting(beat, now - at) for _, (beat, at) in sorted(self._heard.items(), key=lambda one: one[0])]
 
-    async def find(self, worker_id: str, *, within: float = LOOK) -> Beat | None:
+    async def find(self, worker_id: str, *, within: float = FIND) -> Beat | None:
         """Return the newest beat of a worker that has not left, waiting for it; None if none came."""
 
         def there() -> Beat | None:

@@ -1,4 +1,4 @@
-"""Write murmur/schemas/*.json, the JSON Schemas of what goes over the wire, from the classes in `murmur.envelope`.
+"""Write murmur/schemas/*.json, the JSON Schemas of what goes over the wire, from the classes that encode it.
 
 python -m tools.schemas
 """
@@ -10,14 +10,22 @@ from typing import Any, Final
 import msgspec
 from msgspec import Raw, Struct
 
+from murmur.beats import Answer, Beat, Command
 from murmur.envelope import DeadLetter, ResultMessage, TaskMessage
 
 FOLDER: Final = Path(__file__).parents[1] / "murmur" / "schemas"
-ENVELOPES: Final[dict[str, type[Struct]]] = {"task": TaskMessage, "result": ResultMessage, "dead_letter": DeadLetter}
+ENVELOPES: Final[dict[str, type[Struct]]] = {
+    "task": TaskMessage,
+    "result": ResultMessage,
+    "dead_letter": DeadLetter,
+    "beat": Beat,
+    "command": Command,
+    "answer": Answer,
+}
 
 
 def text_of(name: str) -> str:
-    """Return the JSON Schema of an envelope as its file stands: `task`, `result` or `dead_letter`."""
+    """Return the JSON Schema of an envelope as its file stands: a key of `ENVELOPES`."""
     schema = msgspec.json.schema(_plain(ENVELOPES[name]))
     whole = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
     return f"{json.dumps(whole, indent=2)}\n"

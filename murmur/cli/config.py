@@ -21,10 +21,14 @@ KEYS: Final = (
         "processes",
         "consumer_id",
     ),
-    *("consumer_id", "reclaim_min_idle_ms", "drain", "max_concurrency", "timeout", "deadline", "json"),
+    *("consumer_id", "reclaim_min_idle_ms", "drain", "heartbeat", "max_concurrency", "timeout", "deadline", "json"),
 )
 _PARAMETERS: Final = {"app": "apps", "all_from": "folders", "json": "as_json"}  # where a parameter is named otherwise
-_LEAVES: Final = {"run": (), "gather": (), "agents": (), "worker": ("start",), "dead": ("list", "show")}
+_LEAVES: Final = {
+    **dict.fromkeys(("run", "gather", "agents", "asyncapi", "top", "tree"), ()),
+    "worker": ("start", "list", "drain", "stop"),
+    "dead": ("list", "show"),
+}
 
 
 class Setting(NamedTuple):

@@ -15,6 +15,7 @@ from murmur.cli.config import defaults
 
 _COMMANDS: Final = {
     "agents": ("murmur.cli.agents", "List the agents that can be found, with what they take and return."),
+    "asyncapi": ("murmur.cli.asyncapi", "Print what goes over the broker as an AsyncAPI 3 document."),
     "config": ("murmur.cli.config_show", "Show settings and where each comes from."),
     "dead": ("murmur.cli.dead", "Look at dead letters, send their tasks again, or throw them away."),
     "doctor": ("murmur.cli.doctor", "Examine a broker: what it cannot hold, and what mends it."),

@@ -39,10 +39,10 @@ def list_(*, as_json: bool, **where: Any) -> int:
 @click.argument("worker_id", metavar="ID")
 @where_tasks_are
 @_wait
-@click.option("--drain", type=float, help="Seconds its running tasks have; default: its own.")
-def drain(worker_id: str, wait: float, drain: float | None, **where: Any) -> int:
+@click.option("--drain", "seconds", type=float, help="Seconds its running tasks have; default: its own.")
+def drain(worker_id: str, wait: float, seconds: float | None, **where: Any) -> int:
     """Have a worker take no more tasks, end those that run, and leave. Returns when it has."""
-    return _told(worker_id, "drain", drain, wait, where)
+    return _told(worker_id, "drain", seconds, wait, where)
 
 
 @click.command()

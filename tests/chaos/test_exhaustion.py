@@ -77,7 +77,7 @@ async def test_a_server_without_memory_refuses_definitely_and_serves_again(
 
 def started(command: str, settings: dict[str, str], folder: Path) -> "subprocess.Popen[bytes]":
     with (folder / "worker.log").open("wb") as log:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), **settings}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "MURMUR_HEARTBEAT": "0", **settings}
         return subprocess.Popen(["bash", "-c", command], cwd=ROOT, env=environment, stdout=log, stderr=log)
 
 

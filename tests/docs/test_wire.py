@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from msgspec import Raw
 
+from murmur.beats import Answer, Beat, Branch, Command
 from murmur.envelope import DeadLetter, ErrorNote, ResultMessage, TaskMessage, encode
 from tests.docs.snippets import ROOT
 from tools.schemas import ENVELOPES, FOLDER, text_of
@@ -35,6 +36,23 @@ def test_the_shipped_schemas_are_those_of_the_code(name: str) -> None:
                 errors=[ErrorNote(attempt=1, error_type="E", message="m", at=1.0)],
             ),
         ),
+        (
+            "beat",
+            Beat(
+                v=1,
+                worker_id="w",
+                incarnation="i",
+                host="h",
+                pid=1,
+                state="serving",
+                at=1.0,
+                started_at=1.0,
+                every=2.0,
+                tree=(Branch(id="pool", state="up", children=(Branch(id="process-1", state="up", pid=2),)),),
+            ),
+        ),
+        ("command", Command(v=1, command_id="c", worker_id="w", incarnation="i", verb="drain", within=1.5)),
+        ("answer", Answer(v=1, command_id="c", worker_id="w", error_type="BadSignature", error_message="m")),
     ],
 )
 def test_what_is_written_fits_its_schema(name: str, envelope: msgspec.Struct) -> None:

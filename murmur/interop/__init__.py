@@ -1,0 +1,1 @@
+"""Meeting other frameworks: users' own FastStream apps."""
