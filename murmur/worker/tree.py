@@ -16,6 +16,7 @@ and too many of those end the worker.
 """
 
 import asyncio
+import itertools
 import random
 import sys
 import time
@@ -45,6 +46,7 @@ from murmur.worker.guard import Idempotency
 from murmur.worker.hooks import Hooks
 from murmur.worker.host import Host
 from murmur.worker.intake import Intake
+from murmur.worker.memory import give_back
 from murmur.worker.pools import Place, Pools
 from murmur.worker.setting import Keeping, Setting
 from murmur.worker.settler import Settler
@@ -63,6 +65,7 @@ from supervisors import (
 
 _SWEEP_AT_LEAST: Final = 10.0  # seconds between two sweeps at most, however long the lease
 _SETTLE_WITHIN: Final = 5.0
+_NOTES_A_TRIM: Final = 12  # presence notes after which a node gives freed memory back: once a minute
 _TRIALS: Final = 5  # of starting a tree whose processes are killed meanwhile
 
 
@@ -336,9 +339,11 @@ class Tree:
         try:
             await patiently(self.announced)
             ctx.ready()
-            while True:
+            for number in itertools.count():
                 await asyncio.sleep(presence.EVERY)
                 await patiently(self.announced)
+                if self.pools.agents and number % _NOTES_A_TRIM == 2:
+                    give_back()
         finally:
             with_store = asyncio.ensure_future(self._withdrawn())
             await asyncio.shield(with_store)
