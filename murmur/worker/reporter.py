@@ -18,6 +18,7 @@ from murmur.envelope import VERSION
 from murmur.errors import BadEnvelope, BadSetting, BrokerUnreachable, MissingExtra
 from murmur.names import Topics
 from murmur.signing import Seal
+from murmur.worker.memory import give_back
 from supervisors import ChildContext
 
 _FIRST: Final = 2.0  # seconds of work before the plane is opened: its clients take CPU to import
@@ -69,6 +70,7 @@ class Reporter:
 
     async def _report(self) -> None:
         await self.plane.open()
+        give_back()  # what importing its client took, and left
         commands = asyncio.ensure_future(self._take_commands())
         try:
             while not commands.done():
