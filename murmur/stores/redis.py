@@ -101,9 +101,13 @@ class RedisStore:
 
     async def grant(self, requests: Sequence[GrantRequest]) -> Sequence[Grant]:
         """Return the claims that came with their deliveries, without a word to the server; lease the others."""
-        unclaimed = [one for one in requests if not _came_granted(one)]
+        came_granted = [_came_granted(one) for one in requests]  # before the others are leased: then they look alike
+        unclaimed = [one for one, has_claim in zip(requests, came_granted, strict=True) if not has_claim]
         leased = iter(await self._lease(unclaimed) if unclaimed else ())
-        return [claim_of(one, hold_of(one.delivery)) if _came_granted(one) else next(leased) for one in requests]
+        return [
+            claim_of(one, hold_of(one.delivery)) if has_claim else next(leased)
+            for one, has_claim in zip(requests, came_granted, strict=True)
+        ]
 
     async def renew(self, claims: Sequence[Claim]) -> Sequence[bool]:
         """Lengthen leases; fused, they are also lengthened without being asked."""

@@ -373,6 +373,20 @@ async def test_two_strangers_messages_of_one_task_start_it_once(opened: Opener, 
     assert await admin.xlen(TOPIC) == 0
 
 
+async def test_grants_stand_in_the_order_of_their_requests_whatever_comes_of_each(
+    opened: Opener, admin: Redis
+) -> None:
+    w = await opened()
+    for task_id in ("s1", "s1", "s2"):  # messages that bear the id of their task, as ours do, and had no row
+        await admin.xadd(TOPIC, {"i": task_id, "d": b'{"task_id":"%s"}' % task_id.encode()})
+    taken = await w.transport.receive("workers", {TOPIC: 3}, credit=3, wait=2.0)
+    while len(taken) < 3:
+        taken = [*taken, *await w.transport.receive("workers", {TOPIC: 3}, credit=3 - len(taken), wait=2.0)]
+    grants = await w.store.grant([request(one) for one in taken])
+    assert [type(grant) for grant in grants] == [Claim, Busy, Claim]
+    assert [grant.delivery for grant in grants] == taken
+
+
 async def test_a_message_lost_although_its_row_was_kept_is_enqueued_when_its_task_is_submitted_again(
     opened: Opener, admin: Redis
 ) -> None:
