@@ -10,7 +10,7 @@ from typing import Final
 
 from benchmarks import measures
 from benchmarks.idle import idle
-from benchmarks.in_process import actors, in_process
+from benchmarks.in_process import actors, in_process, named
 from benchmarks.lease import lease
 from benchmarks.plan import Plan
 from benchmarks.processes import processes
@@ -25,6 +25,7 @@ BENCHMARKS: Final = {
     "idle": idle,
     "in_process": in_process,
     "actors": actors,
+    "named": named,
     "tasks": tasks,
     "processes": processes,
 }

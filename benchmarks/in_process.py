@@ -3,12 +3,14 @@
 Each runs in a process of its own: `python -m benchmarks.in_process WHAT COUNT` prints its figures as JSON.
 """
 
+import asyncio
 import gc
 import json
 import os
 import subprocess
 import sys
 import time
+from functools import partial
 
 import uvloop
 
@@ -19,7 +21,7 @@ from benchmarks.measures import raw_throughput
 from benchmarks.plan import Plan
 from benchmarks.side import IN_FLIGHT
 from benchmarks.table import Row, Target
-from murmur import AgentRuntime
+from murmur import Actor, AgentRuntime, Named
 from murmur.registry import entry_of
 from murmur.worker.host import Host
 
@@ -45,6 +47,21 @@ def actors(plan: Plan) -> list[Row]:
     return [
         Row("actors made", "1/s", rate, target=fast, higher_is_better=True),
         Row("an idle actor", "bytes", size, target=small),
+    ]
+
+
+def named(plan: Plan) -> list[Row]:
+    """Named actors without a broker: asks of 1,000 callers over 100 names, without a state and with one kept."""
+    fast = Target(80_000, "at least", of="murmur")
+    return [
+        Row(
+            f"asks by name{kind}",
+            "1/s",
+            [plan.asks / _alone(what, plan.asks)["seconds"] for _ in range(plan.rounds)],
+            target=target,
+            higher_is_better=True,
+        )
+        for what, kind, target in (("named", "", fast), ("kept", ", state kept", None))
     ]
 
 
@@ -78,7 +95,48 @@ async def _spawn(count: int) -> dict[str, float]:
     return {"seconds": seconds, "bytes": resident_bytes(os.getpid()) - before}
 
 
-_WHAT = {"gather": _gather, "spawn": _spawn}
+class Counter(Actor[int, int]):
+    """Counts what it is asked."""
+
+    named = Named()
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    async def receive(self, number: int) -> int:
+        self.count += number
+        return self.count
+
+
+class KeptCounter(Counter):
+    """The same, and its count is kept."""
+
+    def snapshot(self) -> int:
+        return self.count
+
+    def restore(self, state: int) -> None:
+        self.count = state
+
+
+async def _asked(agent: type[Counter], count: int) -> dict[str, float]:
+    names, callers = 100, 1_000
+    async with AgentRuntime() as runtime:
+        refs = [runtime.ref(agent, f"name-{number}") for number in range(names)]
+
+        async def ask(number: int, times: int) -> None:
+            for _ in range(times):
+                await refs[number % names].ask(1)
+
+        await asyncio.gather(*(ask(number, 5) for number in range(callers)))
+        start = time.perf_counter()
+        await asyncio.gather(*(ask(number, count // callers) for number in range(callers)))
+        seconds = time.perf_counter() - start
+        if sum([await ref.ask(0) for ref in refs]) != count // callers * callers + 5 * callers:
+            raise RuntimeError("something was counted wrong")
+    return {"seconds": seconds}
+
+
+_WHAT = {"named": partial(_asked, Counter), "kept": partial(_asked, KeptCounter), "gather": _gather, "spawn": _spawn}
 
 if __name__ == "__main__":
     print(json.dumps(uvloop.run(_WHAT[sys.argv[1]](int(sys.argv[2])))))

@@ -15,6 +15,7 @@ class Plan:
     memory: int = 100_000
     idle_seconds: float = 15.0
     actors: int = 300_000
+    asks: int = 200_000
     lease: int = 200
     kills: int = 300
     restarts: int = 20_000

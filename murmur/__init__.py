@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from murmur.context import Context as Context
     from murmur.errors import MurmurError as MurmurError
     from murmur.errors import Reject as Reject
+    from murmur.named import Named as Named
     from murmur.policy import Backoff as Backoff
     from murmur.policy import Directive as Directive
     from murmur.policy import Intensity as Intensity
@@ -35,6 +36,7 @@ _WHERE = {
     "Handle": "murmur.runtime.handle",
     "Intensity": "murmur.policy",
     "MurmurError": "murmur.errors",
+    "Named": "murmur.named",
     "Redelivery": "murmur.policy",
     "RedisIdempotency": "murmur.stores.redis_idempotency",
     "Reject": "murmur.errors",

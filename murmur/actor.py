@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Generic, Literal, TypeVar
 from attrs import field, frozen
 
 from murmur.context import Context
+from murmur.named import Named
 from murmur.names import check_agent_name, snake_case
 from murmur.policy import Directive, Intensity, Redelivery, default_directive
 
@@ -23,7 +24,8 @@ class Actor(Generic[In, Out]):
     """An agent: derive with its input and output types, write `receive`.
 
     Class attributes, all optional: `name` (default: the class name in snake_case), `timeout` (seconds per attempt),
-    `redelivery`, `intensity`, `isolation`, `concurrency` (this agent's share of a worker's slots).
+    `redelivery`, `intensity`, `isolation`, `concurrency` (this agent's share of a worker's slots), `named` (instances
+    are addressed by name; what `snapshot` returns is kept and given to `restore`).
     """
 
     name: ClassVar[str]
@@ -32,6 +34,7 @@ class Actor(Generic[In, Out]):
     intensity: ClassVar[Intensity] = Intensity(max_restarts=3, period=5.0)
     isolation: ClassVar[Literal["task", "process"]] = "task"
     concurrency: ClassVar[int | None] = None
+    named: ClassVar[Named | None] = None
 
     context: Context  # of the task being received; set before `receive`
 
@@ -39,6 +42,10 @@ class Actor(Generic[In, Out]):
         super().__init_subclass__(**kwargs)
         given = cls.__dict__.get("name")
         cls.name = check_agent_name(snake_case(cls.__name__) if given is None else given, where=cls.__qualname__)
+        if cls.named is not None and not isinstance(cls.named, Named):
+            raise TypeError(f"{cls.__qualname__}.named must be Named(…) or None, got {cls.named!r}")
+        if (cls.snapshot is Actor.snapshot) != (cls.restore is Actor.restore):
+            raise TypeError(f"{cls.__qualname__} has one of snapshot and restore, it needs both")
 
     async def receive(self, message: In) -> Out:
         """Handle one message and return its result. Raise `Reject` for what can never succeed."""
@@ -48,10 +55,25 @@ class Actor(Generic[In, Out]):
         """Called once on a new instance, before its first message."""
 
     async def stopped(self, reason: str) -> None:
-        """Called once on an instance that is let go: `"drain"` or `"idle"`."""
+        """Called once on an instance that is let go: `"drain"` or `"idle"`, of a named actor
+        also `"moved"`: its name lives elsewhere now."""
 
     async def restarting(self, error: BaseException, message: In) -> None:
-        """Called on the instance that failed, before it is dropped; its successor gets `started`."""
+        """Called on the instance that failed, before it is dropped; its successor gets `started`.
+
+        One that keeps a state is dropped after every failure: what its successor restores is the state before it.
+        """
+
+    def snapshot(self) -> Any:
+        """Return the state to keep of a named actor, in the type that its annotation says; None: nothing.
+
+        Called after every message, and kept together with the message's result: neither is ever seen without the other.
+        """
+        raise NotImplementedError(f"{type(self).__qualname__} keeps no state")
+
+    def restore(self, state: Any) -> None:
+        """Take the kept state of this name over. Called on a new instance before `started`, if there is any."""
+        raise NotImplementedError(f"{type(self).__qualname__} keeps no state")
 
     def decide(self, error: BaseException) -> Directive:
         """Return what an error of `receive` does. Default: resume if it would repeat, else restart."""

@@ -10,8 +10,9 @@ from murmur import tally
 from murmur.envelope import decode_letter
 from murmur.errors import BadEnvelope, OutcomeUnknown
 from murmur.limits import LETTERS_READ
+from murmur.settling import known
 from murmur.store import Burial, Claim, Failure, Written
-from murmur.task_queue import GROUP, TaskQueue, known
+from murmur.task_queue import GROUP, TaskQueue
 from murmur.transport import Delivery, Outgoing, Refusal, Settled, TopicSpec
 
 _NO_MORE = 1.0  # seconds without a dead letter after which there are no more

@@ -22,6 +22,7 @@ from cattrs.preconf.json import make_converter
 
 _TAG: Final = "_type"
 _PLAIN: Final = (Any, object)
+_SCALARS: Final = (str, int, bool)
 _SHOWN: Final = 80
 
 
@@ -40,6 +41,7 @@ class PayloadCodec:
         self.declared = declared
         self.type_name = type_name(declared)
         self._is_plain = declared in _PLAIN
+        self._scalar = declared if declared in _SCALARS else None  # whose JSON cannot be another type's
         try:
             self._structure: Callable[[Any, Any], Any] = _converter.get_structure_hook(declared)
             self._unstructure: Callable[[Any], Any] = _converter.get_unstructure_hook(declared)
@@ -49,6 +51,8 @@ class PayloadCodec:
     def encode(self, value: object) -> bytes:
         """Return `value` as JSON. Raises `Misfit` for what is not of the declared type."""
         try:
+            if type(value) is self._scalar:
+                return _encode(value)
             plain = value if self._is_plain else self._unstructure(value)
             _refuse_unfinite(plain)
             return _encode(plain)
@@ -62,12 +66,13 @@ class PayloadCodec:
 
         A plain dict is taken for a class if it reads as one: what came from JSON need not be built first.
         """
+        if type(value) is self._scalar:
+            return self.encode(value)
         if type(value) is dict and isinstance(self.declared, type) and _is_record(self.declared):
             body = _plain(value)
         else:
             body = self.encode(value)
-        if (not self._is_plain and type(value) not in (str, int, bool)) or type(value) is not self.declared:
-            self.decode(body)
+        self.decode(body)
         return body
 
     def decode(self, body: bytes | msgspec.Raw) -> Any:
@@ -76,7 +81,7 @@ class PayloadCodec:
             plain = _decode(body)
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
             raise Misfit([f"$ is no JSON: {error}"]) from error
-        if self._is_plain:
+        if self._is_plain or type(plain) is self._scalar:
             return plain
         return self.structure(plain)
 
@@ -92,6 +97,14 @@ class PayloadCodec:
 def codec_for(declared: object) -> PayloadCodec:
     """Return the codec of a type; made on first use. Raises `TypeError` for what cattrs cannot handle."""
     return PayloadCodec(declared)
+
+
+def returned_type(fn: Callable[..., object]) -> object:
+    """Return the type that a function is annotated to return; Any if it does not say."""
+    try:
+        return typing.get_type_hints(fn).get("return", Any)
+    except (NameError, TypeError):
+        return Any
 
 
 def type_name(declared: object) -> str:

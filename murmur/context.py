@@ -4,7 +4,7 @@ import typing
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from murmur.codec import codec_for
+from murmur.codec import codec_for, returned_type
 from murmur.publisher import Parent, Publisher
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ class Context:
         "deadline",
         "headers",
         "idempotency_key",
+        "key",
         "task_id",
         "token",
     )
@@ -54,6 +55,7 @@ class Context:
         journal: Journal,
         publisher: Publisher,
         parent: Parent,
+        key: str | None = None,
     ) -> None:
         self.task_id = task_id
         self.agent = agent
@@ -62,6 +64,7 @@ class Context:
         self.token = token  # rises with every start of this task; give it to receivers that can compare it
         self.deadline = deadline  # UTC seconds, None: none
         self.idempotency_key = idempotency_key
+        self.key = key  # the name of the actor, of one that has a name
         self.headers = headers
         self._journal = journal
         self._publisher = publisher
@@ -86,16 +89,8 @@ class Context:
         A crash between `fn`'s end and the journal's write runs it again: at least once, and mostly once.
         Raises `LeaseLost` if another worker has overtaken this attempt.
         """
-        codec = codec_for(_returns(fn))
+        codec = codec_for(returned_type(fn))
         written = await self._journal.recorded(name)
         if written is None:
             written = await self._journal.record(name, codec.encode(await fn()))
         return typing.cast(T, codec.decode(written))
-
-
-def _returns(fn: Callable[..., object]) -> object:
-    """Return the type that a coroutine function is annotated to return; Any if it does not say."""
-    try:
-        return typing.get_type_hints(fn).get("return", Any)
-    except (NameError, TypeError):
-        return Any

@@ -46,7 +46,7 @@ class Topics:
         return f"{self.namespace}." if self.namespace else ""
 
     def tasks(self, agent: str) -> str:
-        """Where TaskMessages of this agent wait."""
+        """Where TaskMessages of this agent, or of one shard of it (`cart.3`), wait."""
         return f"{self.prefix}{agent}.tasks"
 
     def results(self, agent: str) -> str:
@@ -54,8 +54,8 @@ class Topics:
         return f"{self.prefix}{agent}.results"
 
     def dead(self, agent: str) -> str:
-        """Where this agent's dead letters are kept."""
-        return f"{self.prefix}{agent}.dead"
+        """Where this agent's dead letters are kept, those of all its shards."""
+        return f"{self.prefix}{agent.partition('.')[0]}.dead"
 
     def inbox(self, runtime_id: str) -> str:
         """The reply inbox of one publisher: what it writes into `reply_to`."""
@@ -71,4 +71,12 @@ class Topics:
 
     def agent_of(self, topic: str) -> str:
         """Return the agent of a `tasks`, `results` or `dead` topic of this namespace."""
+        return topic.removeprefix(self.prefix).partition(".")[0]
+
+    def mailbox_of(self, topic: str) -> str:
+        """Return what stands before `.tasks` in a topic: the agent, with the shard if it is one's: `cart`, `cart.3`."""
         return topic.removeprefix(self.prefix).rpartition(".")[0]
+
+    def is_shard(self, topic: str) -> bool:
+        """Whether a topic is the mailbox of one shard of an agent."""
+        return "." in self.mailbox_of(topic)

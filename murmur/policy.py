@@ -9,7 +9,7 @@ from typing import Final
 from attrs import field, frozen
 from attrs.validators import ge, instance_of
 
-from murmur.errors import InputError, NeedsStore, OutputError, PayloadLost, Reject, SpawnLimit, TaskFailed
+from murmur.errors import BadActorKey, InputError, NeedsStore, OutputError, PayloadLost, Reject, SpawnLimit, TaskFailed
 from supervisors import Backoff, Intensity
 
 __all__ = ["Backoff", "Directive", "Intensity", "Redelivery", "default_directive"]
@@ -37,7 +37,7 @@ class Redelivery:
     )
 
 
-_WOULD_REPEAT: Final = (Reject, InputError, OutputError, SpawnLimit, NeedsStore, PayloadLost, TaskFailed)
+_WOULD_REPEAT: Final = (Reject, BadActorKey, InputError, OutputError, SpawnLimit, NeedsStore, PayloadLost, TaskFailed)
 
 
 def default_directive(error: BaseException) -> Directive:

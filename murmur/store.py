@@ -236,6 +236,15 @@ class Store(Protocol):
     async def put(self, key: str, value: bytes, *, ttl: float | None = None) -> None:
         """Keep a value under a key (presence, manifests), for `ttl` seconds or the retention."""
 
+    async def swap(
+        self, key: str, expected: bytes | None, value: bytes | None, *, ttl: float | None = None
+    ) -> bytes | None:
+        """Keep `value` (None: forget the key) if `expected` stands there (None: nothing); return what stands there now.
+
+        It is done if, and only if, the answer is `value`, which also a repeat gets; so values that are to be told
+        apart have to differ. Kept for `ttl` seconds from now; None: until it is swapped again, whatever the retention.
+        """
+
     async def get(self, keys: Sequence[str]) -> Sequence[bytes | None]:
         """Return the values under the keys; None where there is none."""
 

@@ -6,9 +6,8 @@ steps at once and they are left out here; everything else, users' code included,
 difference. Nothing is decided here, and nothing retried: callers know what is worth it.
 """
 
-import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from loguru import logger
@@ -33,6 +32,7 @@ from murmur.ids import check_task_id
 from murmur.limits import MAX_ENVELOPE, MAX_INLINE
 from murmur.names import Topics
 from murmur.patience import patiently
+from murmur.settling import given_back, known
 from murmur.signing import HEADER, MAX_SIGNATURE, TASK, Seal
 from murmur.store import (
     Admission,
@@ -161,6 +161,13 @@ class TaskQueue:
             return False  # row and message are one
         stats = await self.transport.stats(self.topics.tasks(agent), GROUP)
         return stats.exact and stats.ready == 0 and stats.inflight == 0
+
+    async def is_settled(self, mailbox: str) -> bool:
+        """Give back what lapsed of a mailbox; whether nothing of it is in anybody's hand any more."""
+        topic = self.topics.tasks(mailbox)
+        await self.store.sweep([topic])
+        stats = await self.transport.stats(topic, GROUP)
+        return not stats.inflight
 
     # -- workers ----------------------------------------------------------------------------------
 
@@ -307,23 +314,28 @@ class TaskQueue:
         return written
 
     async def _release(self, releases: Sequence[Release]) -> Sequence[Written]:
-        written: list[Written] = []
-        for release in releases:
-            written += await self.store.release([release.claim], delay=release.delay)
-        if not self.store.moves_messages:
-            for release, answer in zip(releases, written, strict=True):
-                await self._put_back(release.claim, answer, delay=release.delay, counted=False)
-        return written
+        written: dict[int, Written] = {}
+        for delay in dict.fromkeys(release.delay for release in releases):
+            places = [at for at, release in enumerate(releases) if release.delay == delay]
+            claims = [releases[at].claim for at in places]
+            answers = await self.store.release(claims, delay=delay)
+            written.update(zip(places, answers, strict=True))
+            if not self.store.moves_messages:
+                given = await given_back(self.transport, [claim.delivery for claim in claims], delay=delay)
+                for claim, answer, is_held in zip(claims, answers, given, strict=True):
+                    if not is_held and answer is not Written.STALE:
+                        await self._publish_again(claim, delay=delay)
+        return [written[at] for at in range(len(releases))]
 
     async def _put_back(self, claim: Claim, answer: Written, *, delay: float, counted: bool) -> None:
         """Give the message of a requeued row back. One that the broker lost is published anew: its row waits for it."""
-        delivery = claim.delivery
-        is_held = await self._give_back(delivery, delay=delay, counted=counted)
+        is_held = await self._give_back(claim.delivery, delay=delay, counted=counted)
         if not is_held and answer is not Written.STALE:
-            again = f"{claim.task_id}:{claim.token}"
-            await self.transport.publish(
-                [Outgoing(delivery.topic, delivery.body, again, delivery.headers, not_before=delay or None)]
-            )
+            await self._publish_again(claim, delay=delay)
+
+    async def _publish_again(self, claim: Claim, *, delay: float) -> None:
+        was, again = claim.delivery, f"{claim.task_id}:{claim.token}"
+        await self.transport.publish([Outgoing(was.topic, was.body, again, was.headers, not_before=delay or None)])
 
     # -- what is no envelope ----------------------------------------------------------------------
 
@@ -365,18 +377,6 @@ class TaskQueue:
     async def _give_back(self, delivery: Delivery, *, delay: float = 0.0, counted: bool = False) -> bool:
         """Give a message back; whether it was ours to give."""
         return await known(lambda: self.transport.release([delivery], delay=delay, counted=counted))
-
-
-async def known(settle: Callable[[], Awaitable[Sequence[Settled]]]) -> bool:
-    """Settle until the broker says what became of it, and return whether all was ours.
-
-    What stays in doubt would be held for as long as this process lives.
-    """
-    answers = await settle()
-    while any(one.reason == "unknown" for one in answers):
-        await asyncio.sleep(_AGAIN)
-        answers = await settle()
-    return all(one.ok for one in answers)
 
 
 def _sealed(ending: Ending, seal: Seal) -> Ending:

@@ -17,6 +17,7 @@ from murmur.errors.delivery import (
     UnsupportedVersion,
 )
 from murmur.errors.publishing import (
+    BadActorKey,
     BadAgentName,
     BadTaskId,
     BatchConflict,
@@ -25,6 +26,7 @@ from murmur.errors.publishing import (
     GaveUp,
     IdempotencyConflict,
     InputError,
+    NotNamed,
     NoWorkers,
     PayloadTooLarge,
     SpawnError,
@@ -52,12 +54,14 @@ from murmur.errors.setup import (
 )
 from murmur.errors.workers import (
     ActorBroken,
+    StateError,
     WorkerGaveUp,
     WorkerNotStarted,
 )
 
 __all__ = [
     "ActorBroken",
+    "BadActorKey",
     "BadAgentName",
     "BadEnvelope",
     "BadSetting",
@@ -77,6 +81,7 @@ __all__ = [
     "MurmurError",
     "NeedsStore",
     "NoWorkers",
+    "NotNamed",
     "OutcomeUnknown",
     "OutputError",
     "PayloadLost",
@@ -84,6 +89,7 @@ __all__ = [
     "Reject",
     "SpawnError",
     "SpawnLimit",
+    "StateError",
     "TaskCancelled",
     "TaskExpired",
     "TaskFailed",

@@ -177,6 +177,29 @@ class SpawnLimit(MurmurError):
 
 
 @define(slots=False)
+class BadActorKey(MurmurError, ValueError):
+    """An actor cannot be named so."""
+
+    code: ClassVar[str] = "E211"
+    key: str  # as Python writes it
+    problem: str
+
+    def __str__(self) -> str:
+        return f"no actor can be named {self.key}: {self.problem}. A name is 1 to 200 printable characters"
+
+
+@define(slots=False)
+class NotNamed(MurmurError, TypeError):
+    """Instances of this actor class have no names."""
+
+    code: ClassVar[str] = "E212"
+    agent: str
+
+    def __str__(self) -> str:
+        return f"{self.agent} has no named instances; write in its class: named = Named(). Or publish with run, gather"
+
+
+@define(slots=False)
 class NoWorkers(MurmurError):
     """Nobody serves this agent, and the time to wait for somebody is over."""
 

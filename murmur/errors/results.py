@@ -64,6 +64,12 @@ class OutputError(MurmurError, ValueError):
         return f"result of {self.agent} (task {self.task_id}) does not fit {self.expected}: {'; '.join(self.problems)}"
 
 
+def failure_class(error_type: str | None) -> type[TaskFailed]:
+    """Return the class of the error with which a task ended, by the name that stands in its result."""
+    known: tuple[type[TaskFailed], ...] = (TaskTimeout, TaskExpired, TaskCancelled, TaskLost)
+    return {cls.__name__: cls for cls in known}.get(error_type or "", TaskFailed)
+
+
 class Reject(MurmurError):
     """Raise it in `receive` to fail a task for good: it would fail the same way again."""
 

@@ -39,3 +39,16 @@ class WorkerGaveUp(MurmurError):
 
     def __str__(self) -> str:
         return f"the worker gave up: {self.problem.rstrip('.')}. Its tasks were given back; the log tells what failed"
+
+
+@define(slots=False)
+class StateError(MurmurError):
+    """A named actor's state could not be kept or restored. What was kept before stands."""
+
+    code: ClassVar[str] = "E510"
+    agent: str
+    key: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"the state of {self.agent} {self.key!r} {self.problem}; what was kept before stands"

@@ -296,7 +296,7 @@ class Engine:
                     continue
                 slot.opened_at = now  # asked: not again before it is late again
                 if row is None:
-                    self._declared.discard(slot.entry.name)
+                    self._declared.discard(self.queue.topics.mailbox_of(slot.task.topic))
                     self._outbox.append(slot)
                 elif row.result is not None:
                     self._ring(row.result)
@@ -310,7 +310,7 @@ class Engine:
 
     async def _is_orphaned(self, slot: Slot, row: Row, now: float, empty: dict[str, bool]) -> bool:
         """Whether a row waits for a message that its broker lost; another one is harmless, so long as they are few."""
-        agent = slot.entry.name
+        agent = self.queue.topics.mailbox_of(slot.task.topic)
         if row.state is State.QUEUED and agent not in empty:
             empty[agent] = await self.queue.is_empty(agent)
         if row.state is not State.QUEUED or not empty[agent]:

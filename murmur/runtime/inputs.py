@@ -11,8 +11,8 @@ from msgspec import Raw
 from murmur import stowage
 from murmur.codec import Misfit
 from murmur.envelope import VERSION, TaskMessage, encode
-from murmur.errors import DuplicateTaskId, InputError, PayloadTooLarge, SpawnLimit
-from murmur.ids import task_id_in_batch
+from murmur.errors import BadSetting, DuplicateTaskId, InputError, PayloadTooLarge, SpawnLimit
+from murmur.ids import check_task_id, task_id_in_batch
 from murmur.limits import MAX_CHILDREN
 from murmur.publisher import Parent
 from murmur.registry import AgentEntry
@@ -46,6 +46,7 @@ class Stamp:
     slot_timeout: float | None  # seconds from publishing, after which nobody waits
     queue: TaskQueue  # says how large an envelope may be, and stows what is larger
     parent: Parent | None
+    key: str | None = None  # of a named actor
 
     def prepare(self, index: int, item: object) -> Prepared:
         """Return the task for one input. Raises `InputError`, `PayloadTooLarge`, `NeedsStore`, `SpawnLimit`."""
@@ -93,6 +94,7 @@ class Stamp:
             task_id=task_id,
             batch_id=self.batch_id,
             agent=self.entry.name,
+            key=self.key,
             input=Raw(body),
             reply_to=self.reply_to,
             deadline=self.expires_at if self.slot_timeout is None else now + self.slot_timeout,
@@ -181,3 +183,14 @@ def _refuse_duplicates(tasks: object) -> None:
             first = first_at.setdefault(item.id, index)
             if first != index:
                 raise DuplicateTaskId(item.id, first, index)
+
+
+def check_terms(*, max_concurrency: object, timeout: object, deadline: object, batch_id: str | None) -> None:
+    """Raise `BadSetting`, `BadTaskId` for what a batch cannot be told."""
+    if not isinstance(max_concurrency, int) or isinstance(max_concurrency, bool) or max_concurrency < 1:
+        raise BadSetting(name="max_concurrency", value=repr(max_concurrency), expected="a whole number of at least 1")
+    for name, value in (("timeout", timeout), ("deadline", deadline)):
+        if value is not None and (not isinstance(value, int | float) or value <= 0):
+            raise BadSetting(name=name, value=repr(value), expected="seconds, more than 0, or None")
+    if batch_id is not None:
+        check_task_id(batch_id)

@@ -18,19 +18,22 @@ from murmur.actor import Actor, Remote
 from murmur.errors import BadSetting, NeedsStore, SpawnLimit, UnknownAgent, WrongForm
 from murmur.ids import batch_id_of_children, check_task_id, uuid7
 from murmur.limits import MAX_DEPTH
+from murmur.named import mailbox_for
 from murmur.publisher import Parent
 from murmur.registry import AgentEntry, AgentRef, AnyActor, Registry
 from murmur.runtime.batch import Batch, Terms
 from murmur.runtime.engine import Engine
 from murmur.runtime.handle import Handle
-from murmur.runtime.inputs import Inputs, Stamp
+from murmur.runtime.inputs import Inputs, Stamp, check_terms
 from murmur.runtime.manifest import Manifest
 from murmur.runtime.progress import Progress, reporting
+from murmur.runtime.ref import Office, Ref, check_store
 from murmur.runtime.slots import Slot
 from murmur.store import Store
 from murmur.task import AgentResult, TaskSpec
 from murmur.task_queue import TaskQueue
 from murmur.transport import Transport
+from murmur.worker.named import Names
 from murmur.worker.worker import Worker, made_id
 
 In = TypeVar("In")
@@ -193,13 +196,24 @@ class AgentRuntime:
     async def submit(self, agent: str | Remote, task: object) -> Handle[Any]: ...
     async def submit(self, agent: Any, task: Any) -> Handle[Any]:
         """Publish one task; return its handle once the broker has it. Raises `SpawnError`, `InputError`."""
-        entry = self.registry.resolve(agent)
-        engine = await self._opened(entry)
-        prepared = self._stamp(entry, engine, batch_id=None, deadline=None, timeout=None).prepare(0, task)
+        return await self._submitted(self.registry.resolve(agent), task)
+
+    async def _submitted(self, entry: AgentEntry, task: Any, key: str | None = None) -> Handle[Any]:
+        engine = await self._opened(entry, key)
+        prepared = self._stamp(entry, engine, key=key).prepare(0, task)
         handle: Handle[Any] = Handle(engine, self._parent)
         slot = Slot(handle, entry, 0, prepared.task, opened_at=asyncio.get_running_loop().time())
         await handle.published(slot)
         return handle
+
+    @overload
+    def ref(self, agent: type[Actor[In, Out]], key: str) -> Ref[In, Out]: ...
+    @overload
+    def ref(self, agent: str | Remote, key: str) -> Ref[Any, Any]: ...
+    def ref(self, agent: Any, key: str) -> Ref[Any, Any]:
+        """Return the actor of this name, wherever it lives. Raises `BadActorKey`, `NotNamed`, `UnknownAgent`."""
+        office = Office(self._parent, self._names_here, self._opened, self._asked, self._submitted)
+        return Ref(office, self.registry.resolve(agent), key)
 
     def run_sync(self, agent: Any, task: Any, *, timeout: float | None = None) -> AgentResult[Any]:
         """`run` for scripts and notebooks without a running loop. May be called again and again."""
@@ -247,7 +261,7 @@ class AgentRuntime:
 
     # -- inside -----------------------------------------------------------------------------------
 
-    async def _gathered(self, agent: AgentRef, tasks: Any, **options: Any) -> list[AgentResult[Any]]:
+    async def _gathered(self, agent: AgentRef | AgentEntry, tasks: Any, **options: Any) -> list[AgentResult[Any]]:
         results: dict[int, AgentResult[Any]] = {}
         async with self._batch(agent, tasks, **options) as batch:
             while finished := await batch.next():
@@ -257,7 +271,7 @@ class AgentRuntime:
     @contextlib.asynccontextmanager
     async def _batch(
         self,
-        agent: AgentRef,
+        agent: AgentRef | AgentEntry,
         tasks: Any,
         *,
         max_concurrency: int = 100,
@@ -266,12 +280,13 @@ class AgentRuntime:
         batch_id: str | None = None,
         progress: bool | Progress | None = None,
         parks_waits: bool = False,
+        key: str | None = None,
     ) -> AsyncGenerator[Batch, None]:
-        _check(max_concurrency=max_concurrency, timeout=timeout, deadline=deadline, batch_id=batch_id)
-        entry = self.registry.resolve(agent)
+        check_terms(max_concurrency=max_concurrency, timeout=timeout, deadline=deadline, batch_id=batch_id)
+        entry = agent if isinstance(agent, AgentEntry) else self.registry.resolve(agent)
         inputs = Inputs(tasks)
-        engine = await self._opened(entry)
-        stamp = self._stamp(entry, engine, batch_id=batch_id, deadline=deadline, timeout=timeout)
+        engine = await self._opened(entry, key)
+        stamp = self._stamp(entry, engine, batch_id=batch_id, deadline=deadline, timeout=timeout, key=key)
         manifest = None
         if batch_id is not None:
             if not engine.queue.store.keeps_rows:
@@ -295,7 +310,14 @@ class AgentRuntime:
                 batch.close()
 
     def _stamp(
-        self, entry: AgentEntry, engine: Engine, *, batch_id: str | None, deadline: float | None, timeout: float | None
+        self,
+        entry: AgentEntry,
+        engine: Engine,
+        *,
+        batch_id: str | None = None,
+        deadline: float | None = None,
+        timeout: float | None = None,
+        key: str | None = None,
     ) -> Stamp:
         if self._parent is not None:
             if self._parent.depth + 1 > MAX_DEPTH:
@@ -308,7 +330,8 @@ class AgentRuntime:
             batch_id=batch,
             is_repeatable=batch_id is not None or self._parent is not None,
             keep=batch_id is not None,
-            topic=engine.queue.topics.tasks(entry.name),
+            topic=engine.queue.topics.tasks(mailbox_for(entry.name, key)),
+            key=key,
             reply_to=engine.inbox,
             expires_at=None if deadline is None or batch_id else time.time() + deadline,
             slot_timeout=None if batch_id else timeout,
@@ -316,22 +339,29 @@ class AgentRuntime:
             parent=self._parent,
         )
 
-    async def _opened(self, entry: AgentEntry) -> Engine:
+    async def _opened(self, entry: AgentEntry, key: str | None = None) -> Engine:
         owner: AgentRuntime = getattr(self, "_owner", self)
         engine = owner._engine_of()
         if owner._strict and owner.broker is not None:
             await wiring.examined(owner.broker, store=owner.store, namespace=owner.namespace, strict=True)
             owner._strict = False  # once
         await engine.open()
-        if owner._queue_is_private():
+        if owner._embedded is not None:
             if entry.actor is None:
                 raise UnknownAgent(entry.name, self.registry.names)
             await owner._serving(entry.actor)
-        await engine.declare(entry.name)
+        check_store(engine.queue.store, entry.name, key)
+        await engine.declare(mailbox_for(entry.name, key))
         return engine
 
-    def _queue_is_private(self) -> bool:
-        return self._embedded is not None
+    async def _asked(self, entry: AgentEntry, key: str, message: object, timeout: float | None) -> AgentResult[Any]:
+        (result,) = await self._gathered(entry, [message], timeout=timeout, key=key)
+        return result
+
+    def _names_here(self, entry: AgentEntry) -> Names | None:
+        owner: AgentRuntime = getattr(self, "_owner", self)
+        names = None if owner._embedded is None else owner._embedded.names
+        return names if names is not None and names.has(entry.name) else None
 
     def _engine_of(self) -> Engine:
         if self._engine is None:
@@ -368,13 +398,3 @@ class AgentRuntime:
             return self._runner.run(work)
         work.close()
         raise WrongForm(used=f"{used} inside a running event loop", instead=instead)
-
-
-def _check(*, max_concurrency: object, timeout: object, deadline: object, batch_id: str | None) -> None:
-    if not isinstance(max_concurrency, int) or isinstance(max_concurrency, bool) or max_concurrency < 1:
-        raise BadSetting(name="max_concurrency", value=repr(max_concurrency), expected="a whole number of at least 1")
-    for name, value in (("timeout", timeout), ("deadline", deadline)):
-        if value is not None and (not isinstance(value, int | float) or value <= 0):
-            raise BadSetting(name=name, value=repr(value), expected="seconds, more than 0, or None")
-    if batch_id is not None:
-        check_task_id(batch_id)

@@ -1,26 +1,15 @@
 """One open task as its publisher sees it, and how a ResultMessage becomes an `AgentResult`."""
 
 import time
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 from murmur.codec import Misfit
 from murmur.envelope import VERSION, ResultMessage, encode
-from murmur.errors import (
-    MurmurError,
-    OutputError,
-    TaskCancelled,
-    TaskExpired,
-    TaskFailed,
-    TaskLost,
-    TaskTimeout,
-)
+from murmur.errors import MurmurError, OutputError, TaskCancelled, TaskFailed
+from murmur.errors.results import failure_class
 from murmur.registry import AgentEntry
 from murmur.store import NewTask
 from murmur.task import AgentResult, Metadata
-
-_BY_NAME: Final[dict[str | None, type[TaskFailed]]] = {
-    cls.__name__: cls for cls in (TaskTimeout, TaskExpired, TaskCancelled, TaskLost)
-}
 
 
 class Asker(Protocol):
@@ -98,7 +87,7 @@ def cancelled_result(task_id: str, agent: str, batch_id: str | None, why: str) -
 
 
 def _error_of(message: ResultMessage) -> TaskFailed:
-    return _BY_NAME.get(message.error_type, TaskFailed)(
+    return failure_class(message.error_type)(
         task_id=message.task_id,
         agent=message.agent,
         error_type=message.error_type or "unknown",

@@ -151,6 +151,13 @@ class BrokerOnlyStore:
         """Raise `NeedsStore`, before the step runs."""
         _needs_store(f"context.once({name!r})")
 
+    async def swap(
+        self, key: str, expected: bytes | None, value: bytes | None, *, ttl: float | None = None
+    ) -> NoReturn:
+        """Raises `NeedsStore`."""
+        del expected, value, ttl
+        _needs_store(f"changing {key!r}")
+
     async def put(self, key: str, value: bytes, *, ttl: float | None = None) -> None:
         """Say a note of presence. Raises `NeedsStore` for anything else."""
         if not key.startswith(presence.PREFIX):

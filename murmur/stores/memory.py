@@ -139,6 +139,13 @@ class MemoryStore:
         await self._running()
         self.tables.put(key, value, ttl=self._retention if ttl is None else ttl)
 
+    async def swap(
+        self, key: str, expected: bytes | None, value: bytes | None, *, ttl: float | None = None
+    ) -> bytes | None:
+        """Keep a value in place of another."""
+        await self._running()
+        return self.tables.swap(key, expected, value, ttl=ttl)
+
     async def get(self, keys: Sequence[str]) -> Sequence[bytes | None]:
         """Return values."""
         await self._running()

@@ -4,6 +4,7 @@ Synchronous, under one lock. What is finished is kept within bounds: the newest 
 count and a size, those of named batches until their retention is over.
 """
 
+import math
 import threading
 import time
 from collections import deque
@@ -90,6 +91,20 @@ class MemoryTables(Rows):
             oldest, size = self._stowed.popleft()
             self._stowed_bytes -= size
             self._values.pop(oldest, None)
+
+    def swap(self, key: str, expected: bytes | None, value: bytes | None, *, ttl: float | None) -> bytes | None:
+        """Keep a value in place of another; return what stands there."""
+        with self._lock:
+            now = self.clock()
+            kept = self._values.get(key)
+            stands = None if kept is None or kept[1] <= now else kept[0]
+            if stands != expected:
+                return stands
+            if value is None:
+                self._values.pop(key, None)
+            else:
+                self._values[key] = (value, math.inf if ttl is None else now + ttl)
+            return value
 
     def get(self, keys: Sequence[str]) -> list[bytes | None]:
         """Return the values that are still kept."""

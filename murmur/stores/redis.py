@@ -220,6 +220,12 @@ class RedisStore:
         """Keep a value."""
         await self._values.put(key, value, ttl=self._keys.retention if ttl is None else ttl)
 
+    async def swap(
+        self, key: str, expected: bytes | None, value: bytes | None, *, ttl: float | None = None
+    ) -> bytes | None:
+        """Keep a value in place of another."""
+        return await self._values.swap(key, expected, value, ttl=ttl)
+
     async def get(self, keys: Sequence[str]) -> Sequence[bytes | None]:
         """Return values."""
         return await self._values.get(keys)

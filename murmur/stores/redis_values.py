@@ -10,8 +10,10 @@ from typing import Final, cast
 from murmur.transports.redis_entries import milliseconds
 from murmur.transports.redis_link import RedisLink
 from murmur.transports.redis_scripts import load
+from murmur.transports.redis_wire import Argument
 
 _PUT: Final = load("murmur.stores", "put")
+_SWAP: Final = load("murmur.stores", "swap")
 _LISTED: Final = load("murmur.stores", "listed")
 _DELETE: Final = load("murmur.stores", "delete")
 
@@ -25,6 +27,14 @@ class Values:
     async def put(self, key: str, value: bytes, *, ttl: float) -> None:
         """Keep a value for `ttl` seconds."""
         await self._link.run(_PUT, (), (self._prefix, key, value, max(1, milliseconds(ttl))), is_repeatable=True)
+
+    async def swap(self, key: str, expected: bytes | None, value: bytes | None, *, ttl: float | None) -> bytes | None:
+        """Keep a value in place of another; return what stands there."""
+        kept = 0 if ttl is None else max(1, milliseconds(ttl))
+        arguments: list[Argument] = [self._prefix, key, kept]
+        for one in (expected, value):
+            arguments += (int(one is not None), one or b"")
+        return cast(bytes | None, await self._link.run(_SWAP, (), arguments, is_repeatable=True))
 
     async def get(self, keys: Sequence[str]) -> list[bytes | None]:
         """Return values; None where there is none."""

@@ -142,6 +142,12 @@ class SqliteStore:
         """Keep a value."""
         await self._do("put", lambda tables: tables.put(key, value, ttl=ttl))
 
+    async def swap(
+        self, key: str, expected: bytes | None, value: bytes | None, *, ttl: float | None = None
+    ) -> bytes | None:
+        """Keep a value in place of another."""
+        return await self._do("swap", lambda tables: tables.swap(key, expected, value, ttl=ttl))
+
     async def get(self, keys: Sequence[str]) -> Sequence[bytes | None]:
         """Return values."""
         return await self._do("get", lambda tables: tables.get(keys))

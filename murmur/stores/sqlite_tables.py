@@ -7,6 +7,7 @@ Everything here runs in the one thread of a `Writer`, inside its transaction.
 """
 
 import contextlib
+import math
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
@@ -121,6 +122,18 @@ class SqliteTables(Rows):
         until = self.clock() + (self._retention if ttl is None else ttl)
         self._sql.execute("REPLACE INTO keys VALUES (?, ?, ?)", (self._space + key, value, until))
 
+    def swap(self, key: str, expected: bytes | None, value: bytes | None, *, ttl: float | None) -> bytes | None:
+        """Keep a value in place of another; return what stands there."""
+        (stands,) = self.get([key])
+        if stands != expected:
+            return stands
+        if value is None:
+            self.delete([key])
+        else:
+            until = math.inf if ttl is None else self.clock() + ttl
+            self._sql.execute("REPLACE INTO keys VALUES (?, ?, ?)", (self._space + key, value, until))
+        return value
+
     def get(self, keys: Sequence[str]) -> list[bytes | None]:
         """Return the values that are still kept."""
         asked = "SELECT value FROM keys WHERE key = ? AND forgotten_at > ?"
@@ -196,7 +209,7 @@ class SqliteTables(Rows):
         self._sql.execute("UPDATE tasks SET not_before = 0")
         until = self.clock() + self._retention
         self._sql.execute("UPDATE tasks SET forgotten_at = ? WHERE forgotten_at > 0", (until,))
-        self._sql.execute("UPDATE keys SET forgotten_at = ?", (until,))
+        self._sql.execute("UPDATE keys SET forgotten_at = ? WHERE forgotten_at < 9e999", (until,))
         self._sql.execute("DELETE FROM cancelled")
 
 

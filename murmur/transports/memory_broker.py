@@ -191,7 +191,7 @@ class MemoryBroker:
         with self._lock:
             now = self.clock()
             self._collect(now)
-            for delivery in deliveries:
+            for delivery in reversed(deliveries):  # each is put before the others
                 message = self._held(session, delivery)
                 if message is not None:
                     del session.held[message]
@@ -302,15 +302,15 @@ class MemoryBroker:
         message.topic.inflight -= 1
         message.topic.retire(message.id)
 
-    def _return(self, message: Message, *, due: float | None, counted: bool) -> None:
-        """Put a copy of a held message back: at the time `due`, or at once where that is None."""
+    def _return(self, message: Message, *, due: float | None, counted: bool, first: bool = False) -> None:
+        """Put a copy of a held message back: at the time `due`, or at once where that is None, or before all others."""
         topic = message.topic
         topic.inflight -= 1
         message.is_settled = True
         copy = Message(topic, message.id, message.body, message.headers, message.deliveries + counted)
         if due is not None:
             self._delay(copy, due)
-        elif counted:
+        elif counted and not first:
             topic.ready.append(copy)
         else:
             topic.ready.appendleft(copy)  # hardly touched: it has waited its turn already
@@ -346,9 +346,9 @@ class MemoryBroker:
                 self._requeue(session, late)
 
     def _requeue(self, session: Session, messages: Sequence[Message]) -> None:
-        for message in messages:
+        for message in reversed(messages):  # each is put before the others
             delivery = session.held.pop(message)
-            self._return(message, due=None, counted=True)
+            self._return(message, due=None, counted=True, first=True)
             message.owner = None
             if not session.is_dead:
                 session.lost.give(delivery)

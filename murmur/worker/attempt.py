@@ -153,6 +153,11 @@ class Attempt:
         """How long it has been running, milliseconds."""
         return int((time.perf_counter() - self.began) * 1000)
 
+    @property
+    def limit(self) -> float | None:
+        """Seconds it may take: its task's own limit, or its agent's."""
+        return self.message.timeout if self.message.timeout is not None else self.host.actor.timeout
+
     def stop(self, why: Stop) -> None:
         """End it from outside; the first reason counts."""
         if self.stop_reason is None and self.task is not None:
@@ -174,7 +179,7 @@ class Attempt:
                 self.host.give_back(instance)
                 return known
             instance.context = self._context(publisher, key)
-            self._start_clock(self.message.timeout if self.message.timeout is not None else self.host.actor.timeout)
+            self._start_clock(self.limit)
             output = await instance.receive(value)
             self._stop_clock()
             body = self._encoded(output)
@@ -271,6 +276,7 @@ class Attempt:
             journal=self,
             publisher=publisher,
             parent=self.parent,
+            key=message.key,
         )
 
     def _start_clock(self, seconds: float | None) -> None:
@@ -292,12 +298,11 @@ def _digest_of(message: TaskMessage) -> str:
     return digest(json.encode(json.decode(message.input), order="sorted"))
 
 
-def timed_out(attempt: Attempt) -> TaskTimeout:
+def timed_out(claim: Claim, agent: str, limit: float | None) -> TaskTimeout:
     """Return the error of an attempt whose clock ran out."""
-    limit = attempt.message.timeout if attempt.message.timeout is not None else attempt.host.actor.timeout
     return TaskTimeout(
-        task_id=attempt.claim.task_id,
-        agent=attempt.host.entry.name,
+        task_id=claim.task_id,
+        agent=agent,
         error_type=TaskTimeout.__name__,
-        message=f"an attempt took longer than {limit:g} s",
+        message=f"an attempt took longer than {limit or 0.0:g} s",
     )

@@ -16,10 +16,10 @@ from loguru import logger
 
 from murmur import stowage
 from murmur.actor import Actor
-from murmur.envelope import Stowed
-from murmur.errors import ActorBroken, NeedsStore, PayloadTooLarge, TaskLost
+from murmur.envelope import Stowed, TaskMessage
+from murmur.errors import ActorBroken, NeedsStore, PayloadTooLarge
 from murmur.limits import ENVELOPE_ROOM
-from murmur.outcome import Answer, Bury, Expire, GiveBack, Retry, after_failure, before_start
+from murmur.outcome import Answer, GiveBack, Retry, Start, after_failure, before_start
 from murmur.patience import patiently
 from murmur.policy import Directive, default_directive
 from murmur.publisher import Publisher
@@ -30,6 +30,7 @@ from murmur.worker.endings import Endings
 from murmur.worker.guard import Idempotency
 from murmur.worker.hooks import Hooks, call
 from murmur.worker.host import Host
+from murmur.worker.named_door import door_of
 from murmur.worker.settler import Settler
 from murmur.worker.slots import Slots
 
@@ -60,6 +61,7 @@ class Crew:
     running: dict[str, Attempt] = field(factory=dict)
     escalated: asyncio.Event = field(factory=asyncio.Event)
     on_ended: Callable[[Attempt], object] = _nobody_listens
+    _doors: dict[str, Host] = field(factory=dict)
     _disowning: set[asyncio.Future[None]] = field(factory=set)
 
     @property
@@ -84,7 +86,7 @@ class Crew:
 
     def begin(self, work: Work) -> None:
         """Start an attempt at a granted task."""
-        host = self.hosts[work.message.agent]
+        host = self._host_of(work.message)
         attempt = Attempt(work, host, queue=self.queue, slots=self.slots, idempotency=self.idempotency)
         host.running += 1
         self.running[work.message.task_id] = attempt
@@ -119,6 +121,15 @@ class Crew:
             await asyncio.wait(tasks, timeout=STUCK_AFTER)
             for attempt in list(self.running.values()):
                 self._stuck(attempt)
+
+    def _host_of(self, message: TaskMessage) -> Host:
+        """Return the host of a message; one for a name is passed on."""
+        host = self.hosts[message.agent]
+        if message.key is None or host.actor.named is None:
+            return host
+        if message.agent not in self._doors:
+            self._doors[message.agent] = door_of(host)
+        return self._doors[message.agent]
 
     # -- one attempt ------------------------------------------------------------------------------
 
@@ -156,7 +167,7 @@ class Crew:
             attempt.stop_reason.value if attempt.stop_reason else "asked to end",
         )
         if attempt.stop_reason is Stop.TIMEOUT:
-            error = timed_out(attempt)
+            error = timed_out(claim, message.agent, attempt.limit)
             self.settler.settle(self.endings.failed(claim, message, error, Answer(), duration_ms=attempt.duration_ms))
         elif attempt.stop_reason is Stop.LOST:
             self._disowning.add(disowning := asyncio.ensure_future(self.queue.disown(claim)))
@@ -168,18 +179,8 @@ class Crew:
     async def _attempt(self, attempt: Attempt) -> None:
         claim, message, host = attempt.claim, attempt.message, attempt.host
         decision = before_start(claim, message, host.redelivery, now=time.time())
-        if isinstance(decision, Expire):
-            self.settler.settle(self.endings.expired(claim, message))
-            return
-        if isinstance(decision, Bury):
-            last = claim.errors[-1] if claim.errors else None
-            kind, text = (
-                (last.error_type, last.message)
-                if last
-                else (TaskLost.__name__, f"the task was given up: {decision.reason}")
-            )
-            error = TaskLost(claim.task_id, message.agent, kind, text)
-            self.settler.settle(self.endings.buried(claim, message, decision.reason, error))
+        if not isinstance(decision, Start):
+            self.settler.settle(self.endings.unstarted(claim, message, decision))
             return
         if self.hooks.start:
             await call(self.hooks.start, claim.task_id, message.agent)
@@ -222,10 +223,10 @@ class Crew:
         if isinstance(error, ActorBroken):
             self.settler.settle(Release(claim, _BROKEN_PAUSE))
             return
-        directive = Directive.RESUME if instance is None else _directive(instance, error)
+        directive = Directive.RESUME if instance is None else directive_of(instance, error)
         verdict = after_failure(directive, claim, host.redelivery, random=random.random())  # noqa: S311  jitter
         self.settler.settle(self.endings.failed(claim, message, error, verdict, duration_ms=attempt.duration_ms))
-        _log(attempt, error, verdict)
+        log_failure(claim, message.agent, error, verdict)
         if instance is not None:
             if directive is Directive.RESUME:
                 host.give_back(instance)
@@ -241,7 +242,7 @@ class Crew:
 
     async def _stopped(self, attempt: Attempt, end: Stopped) -> None:
         if end.why is Stop.TIMEOUT:
-            await self._raised(attempt, timed_out(attempt), end.instance)
+            await self._raised(attempt, timed_out(attempt.claim, attempt.host.entry.name, attempt.limit), end.instance)
         elif end.why is Stop.DRAIN:
             self.settler.settle(Release(attempt.claim))
         else:
@@ -251,7 +252,7 @@ class Crew:
             await self.queue.disown(attempt.claim)
 
 
-def _directive(instance: Actor[Any, Any], error: BaseException) -> Directive:
+def directive_of(instance: Actor[Any, Any], error: BaseException) -> Directive:
     """Ask the actor; an answer that is none, or a bug in it, falls back to the default."""
     try:
         answer = instance.decide(error)
@@ -261,16 +262,17 @@ def _directive(instance: Actor[Any, Any], error: BaseException) -> Directive:
     return answer if isinstance(answer, Directive) else default_directive(error)
 
 
-def _log(attempt: Attempt, error: BaseException, verdict: object) -> None:
+def log_failure(claim: Claim, agent: str, error: BaseException, verdict: object) -> None:
+    """Say in one line what failed, and what follows."""
     if isinstance(verdict, Retry):
         what = f"tried again in {verdict.delay:.1f} s"
     else:
         what = {Answer: "answered with the error", GiveBack: "given back"}.get(type(verdict), "dead-lettered")
     logger.warning(
         "{} task {} attempt {} {}: {}",
-        attempt.message.agent,
-        attempt.claim.task_id,
-        attempt.claim.attempts,
+        agent,
+        claim.task_id,
+        claim.attempts,
         what,
         _in_a_line(error),
     )

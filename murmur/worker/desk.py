@@ -54,6 +54,10 @@ class Desk:
         """See `Store.listed`."""
         return await self.queue.store.listed(prefix)
 
+    async def swap(self, key: str, expected: bytes | None, value: bytes | None, ttl: float | None) -> bytes | None:
+        """See `Store.swap`."""
+        return await self.queue.store.swap(key, expected, value, ttl=ttl)
+
     async def cancel(self, results: dict[str, bytes]) -> Mapping[str, Any]:
         """See `TaskQueue.cancel`."""
         return await self.queue.cancel(results)

@@ -11,7 +11,7 @@ from msgspec import Raw
 from murmur.envelope import VERSION, DeadLetter, ErrorNote, ResultMessage, Stowed, TaskMessage, digest, encode
 from murmur.errors import PayloadTooLarge, TaskExpired, TaskFailed, TaskLost
 from murmur.limits import MAX_ENVELOPE, MAX_ERROR_TEXT, MAX_ERRORS_KEPT
-from murmur.outcome import Answer, Bury, GiveBack, Retry
+from murmur.outcome import Answer, Bury, Expire, GiveBack, Retry
 from murmur.redaction import redact
 from murmur.store import Burial, Claim, Completion, Failure, State
 from murmur.task_queue import Ending, Release
@@ -100,6 +100,18 @@ class Endings:
         )
         return Burial(claim=claim, reason=reason, letter=encode(letter), result=result)
 
+    def unstarted(self, claim: Claim, message: TaskMessage, decision: Expire | Bury) -> Ending:
+        """The task may not start."""
+        if isinstance(decision, Expire):
+            return self.expired(claim, message)
+        last = claim.errors[-1] if claim.errors else None
+        kind, text = (
+            (last.error_type, last.message)
+            if last
+            else (TaskLost.__name__, f"the task was given up: {decision.reason}")
+        )
+        return self.buried(claim, message, decision.reason, TaskLost(claim.task_id, message.agent, kind, text))
+
     def expired(self, claim: Claim, message: TaskMessage) -> Completion:
         """The deadline passed before the task began."""
         error = TaskExpired(message.task_id, message.agent, TaskExpired.__name__, "its deadline passed before it began")
@@ -107,7 +119,7 @@ class Endings:
 
     def _error(self, claim: Claim, message: TaskMessage, error: BaseException, duration_ms: int) -> bytes:
         result = self._result(claim, message, duration_ms)
-        result.error_type, result.error_message = _described(error)
+        result.error_type, result.error_message = described(error)
         return encode(result)
 
     def _result(self, claim: Claim, message: TaskMessage, duration_ms: int) -> ResultMessage:
@@ -128,13 +140,13 @@ class Endings:
         )
 
     def _note(self, claim: Claim, error: BaseException) -> ErrorNote:
-        kind, text = _described(error)
+        kind, text = described(error)
         return ErrorNote(
             attempt=claim.attempts, error_type=kind, message=text, at=time.time(), worker_id=self._worker_id
         )
 
 
-def _described(error: BaseException) -> tuple[str, str]:
+def described(error: BaseException) -> tuple[str, str]:
     """Return an error's class name and text, bounded; an error that cannot be told still has its name."""
     if isinstance(error, TaskFailed):
         return error.error_type, redact(error.message)

@@ -23,7 +23,7 @@ _KEPT_IDLE: Final = 1_000  # instances that may wait for a message
 _STOP_WITHIN: Final = 5.0  # seconds a `stopped` may take
 
 
-@define
+@define(eq=False)
 class Host:
     """One agent's instances. `on_held` is told when the agent is held, and by None when it is tried again."""
 

@@ -36,6 +36,7 @@ from murmur.worker.guard import Idempotency
 from murmur.worker.hooks import Hooks
 from murmur.worker.host import Host
 from murmur.worker.marks import AT, mark_steps
+from murmur.worker.named import Names
 from murmur.worker.setting import Setting
 from murmur.worker.settler import Settler
 from murmur.worker.slots import Slots
@@ -123,6 +124,11 @@ class _Store:
 
     async def put(self, key: str, value: bytes, *, ttl: float | None = None) -> None:
         await self._line.call("put", key, value, ttl)
+
+    async def swap(
+        self, key: str, expected: bytes | None, value: bytes | None, *, ttl: float | None = None
+    ) -> bytes | None:
+        return cast(bytes | None, await self._line.call("swap", key, expected, value, ttl))
 
     async def listed(self, prefix: str) -> Mapping[str, bytes]:
         return cast(Mapping[str, bytes], await self._line.call("listed", prefix))
@@ -231,7 +237,9 @@ class _Inside:
         self._is_retiring = False  # the node was asked
         self._may_end = False  # and agreed
         self._done = 0
-        queue = _Queue(self._line, Topics(setting.namespace), keeps_rows=setting.keeps_rows, inline=setting.inline)
+        self._leaving: set[asyncio.Task[None]] = set()
+        self._topics = Topics(setting.namespace)
+        queue = _Queue(self._line, self._topics, keeps_rows=setting.keeps_rows, inline=setting.inline)
         publisher = wiring.publisher_over(
             queue,
             registry=Registry(),
@@ -249,6 +257,7 @@ class _Inside:
             Idempotency(_Hook(self._line), setting.namespace, setting.lease) if setting.is_idempotent else None,
             on_ended=self._ended,
         )
+        self._names = Names(self._crew, is_shared=True)
         for name, actor in setting.agents.items():
             redelivery: Redelivery = actor.redelivery
             if setting.max_deliveries is not None:
@@ -261,14 +270,16 @@ class _Inside:
         listening = asyncio.ensure_future(self._listen())
         ending = asyncio.ensure_future(self._end())
         escalating = asyncio.ensure_future(self._crew.escalated.wait())
+        resting = asyncio.ensure_future(self._names.look_at_idle())
         try:
             self._ctx.ready(os.getpid())
             done, _ = await asyncio.wait([listening, ending, escalating], return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
         finally:
-            for task in (ending, escalating):
+            for task in (ending, escalating, resting):
                 task.cancel()
+            await self._names.stop_all()
             await self._crew.stop_all()
             await self._settler.drained()
             listening.cancel()
@@ -286,6 +297,9 @@ class _Inside:
                     self._line.answered(message)
                 case wire.Lose():
                     self._crew.lose(message.task_id)
+                    self._names.lose(message.task_id)
+                case wire.Leave():
+                    self._leave(message)
                 case wire.Drain():
                     self._drain = message.seconds
                     self._changed.set()
@@ -297,16 +311,22 @@ class _Inside:
         message: TaskMessage = decode_task(one.body)
         context = copy_context()
         context.run(AT.set, message.task_id)
-        context.run(self._crew.begin, Work(wire.claim_of(one, message.reply_to), message))
+        begin = self._names.begin if self._topics.is_shard(one.topic) else self._crew.begin
+        context.run(begin, Work(wire.claim_of(one, message.reply_to), message))
+
+    def _leave(self, message: wire.Leave) -> None:
+        leaving = asyncio.ensure_future(self._names.leave(message.agent, message.shard, is_lost=message.is_lost))
+        self._leaving.add(leaving)
+        leaving.add_done_callback(self._leaving.discard)
 
     async def _end(self) -> None:
         """Wait until told to drain, and do so; or until this process may be replaced and nothing runs in it."""
         while self._drain is None:
-            if self._may_end and not self._crew.running:
+            if self._may_end and not self._crew.running and not self._names.held:
                 return
             self._changed.clear()
             await self._changed.wait()
-        await self._crew.drain(self._drain)
+        await asyncio.gather(self._crew.drain(self._drain), self._names.drain(self._drain))
         await self._settler.drained()
         await self._line.call("drained")
         await asyncio.Event().wait()  # until the node ends this process

@@ -6,7 +6,7 @@ not ask for what there is room for now. Where a task runs, and what becomes of i
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
 from attrs import define, field
@@ -24,14 +24,16 @@ _LOOK: Final = 0.5  # seconds between two looks for room: a process that was slo
 
 @define(eq=False)
 class Intake:
-    """Reads for `places`, at most `read_at_most` messages at once; `place_of` an agent begins its tasks."""
+    """Reads for `places`, at most `read_at_most` messages at once; `place_of` a task begins it."""
 
     queue: TaskQueue
     settler: Settler
     slots: Slots
     read_at_most: int
     places: Callable[[], Sequence[Place]]
-    place_of: Callable[[str], Place]
+    place_of: Callable[[Work], Place]
+    away: Collection[str] = ()  # agents whose mailbox is not read here
+    wait: float = _WAIT
     _room: asyncio.Event = field(factory=asyncio.Event)
     _receiving: asyncio.Task[Any] | None = None
     _reading: Mapping[str, int] = field(factory=dict)  # what the read that waits now asks for
@@ -54,8 +56,12 @@ class Intake:
     def roomier(self) -> None:
         """There may be room. A read that waits goes on, unless there is room now for an agent it does not ask for."""
         self._room.set()
-        if self._receiving is not None and any(place.room().keys() - self._reading.keys() for place in self.places()):
+        if self._receiving is not None and any(self._room_of(place).keys() - self._reading for place in self.places()):
             self.look_again()
+
+    def wake(self) -> None:
+        """There may be room. A read that waits ends by itself: one that is ended may bring things back out of order."""
+        self._room.set()
 
     def look_again(self) -> None:
         """What is served here changed: a read that waits ends."""
@@ -67,19 +73,22 @@ class Intake:
     def _room_now(self) -> tuple[Mapping[str, int], int]:
         """Return how many messages each agent may take, and all together: whichever come, each place has room."""
         room: dict[str, int] = {}
-        credit = min(self.slots.free, self.read_at_most)
+        credit = self.read_at_most
         for place in self.places():
-            if here := place.room():
+            if here := self._room_of(place):
                 room |= here
                 credit = min(credit, place.free)
         return room, credit
+
+    def _room_of(self, place: Place) -> dict[str, int]:
+        return {name: most for name, most in place.room().items() if name not in self.away}
 
     async def _received(self, room: Mapping[str, int], credit: int) -> Sequence[Delivery]:
         """Wait for messages; a change of what is served here ends the wait early."""
         task = self._receiving = asyncio.current_task()
         self._reading = room
         try:
-            return await patiently(lambda: self.queue.receive(room, credit=credit, wait=_WAIT))
+            return await patiently(lambda: self.queue.receive(room, credit=credit, wait=self.wait))
         except asyncio.CancelledError:
             if self._receiving is None and task is not None and not task.uncancel():
                 return ()
@@ -90,7 +99,7 @@ class Intake:
     async def _begun(self, deliveries: Sequence[Delivery]) -> None:
         """Begin deliveries; what did not come granted has to be first."""
         for work in self.queue.granted(deliveries) or await self._granted(deliveries):
-            self.place_of(work.message.agent).begin(work)
+            self.place_of(work).begin(work)
 
     async def _granted(self, deliveries: Sequence[Delivery]) -> Sequence[Work]:
         """Have deliveries granted. Ended meanwhile, give back what was granted: nothing new starts."""

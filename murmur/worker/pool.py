@@ -27,6 +27,7 @@ from murmur.worker.echo import echo
 from murmur.worker.endings import Endings
 from murmur.worker.hooks import Hooks, call, call_ended
 from murmur.worker.inside import work
+from murmur.worker.named_pins import Pins
 from murmur.worker.seat import Seat
 from murmur.worker.setting import Keeping, Setting
 from murmur.worker.settler import Settler
@@ -77,10 +78,12 @@ class Pool:
     _apart: deque[Work] = field(factory=deque)  # suspects that wait for a process of their own
     _beside: Counter[str] = field(factory=Counter)  # deaths beside which a task stood, by task id
     _spares: Spares = field(init=False)
+    pins: Pins = field(init=False)
     _is_draining: bool = False
     _hooks_running: set[asyncio.Task[None]] = field(factory=set)
 
     def __attrs_post_init__(self) -> None:
+        self.pins = Pins(self)
         self._spares = Spares(self._spare, self.supervisor, lambda: bool(self._apart) and not self._is_draining)
 
     def spec(self) -> SupervisorSpec:
@@ -99,11 +102,11 @@ class Pool:
         """How many more tasks its processes may get now."""
         if self._is_draining or len(self._apart) > self.concurrency:
             return 0
-        return sum(seat.free for seat in self.seats.values())
+        return min(sum(seat.free for seat in self.seats.values()), self.slots.free)
 
     def room(self) -> Mapping[str, int]:
         """Return how many messages each agent may take now; agents that may take none are left out."""
-        if not (most := min(self.free, self.slots.free)):
+        if not (most := self.free):
             return {}
         room = {name: min(most, self._room_of(name, actor)) for name, actor in self.setting.agents.items()}
         return {name: count for name, count in room.items() if count > 0}
@@ -118,13 +121,14 @@ class Pool:
         if not seats or self._is_draining:
             self.settler.settle(Release(work.claim))
             return
-        self._give(min(seats, key=lambda seat: len(seat.in_hand)), work)
+        self.give(min(seats, key=lambda seat: len(seat.in_hand)), work)
 
     def lose(self, claim_of: object) -> None:
         """A delivery, or a task by its id, is no longer ours: take it from whoever has it."""
         for waiting in [one for one in self._apart if claim_of in (one.claim.delivery, one.claim.task_id)]:
             self._apart.remove(waiting)
-            self._aside(self.queue.disown(waiting.claim))
+            self.disown(waiting)
+            self.pins.over(waiting, is_back=False)
         for seat in self.seats.values():
             for claim in seat.claims():
                 if claim_of in (claim.delivery, claim.task_id):
@@ -152,6 +156,8 @@ class Pool:
         self._is_draining = True
         self._spares.close()
         self._release(self._apart)
+        for one in self._apart:
+            self.pins.over(one, is_back=True)
         self._apart.clear()
         await asyncio.gather(*(seat.drain(seconds) for seat in list(self.seats.values())))
         await self.stop_all()
@@ -170,16 +176,35 @@ class Pool:
         self._running[agent] -= 1
         self._beside.pop(claim.task_id, None)
         if one.kind == "disown":
-            self._aside(self.queue.disown(claim))
+            self.disown(work)
+            self.over(work)
             return
         ending: Ending = wire.ending_of(one, claim)
         self.settler.settle(ending)
+        self.over(work, is_back=one.kind == "release")
         if self.hooks.complete or self.hooks.error:
             self._aside(call_ended(self.hooks, claim.task_id, agent, result=one.result, error=one.error))
+
+    def over(self, work: Work, *, is_back: bool = False) -> None:
+        """A task is in no process's hand any more."""
+        self.pins.over(work, is_back=is_back)
+
+    def disown(self, work: Work) -> None:
+        """Let go of the message of a task that is no longer ours."""
+        self._aside(self.queue.disown(work.claim))
+
+    def has_room(self, agent: str) -> bool:
+        """Whether one more task of an agent may run, as far as its class is concerned."""
+        return self._room_of(agent, self.setting.agents[agent]) > 0
+
+    def can_serve(self, agent: str) -> bool:
+        """Whether any of its processes can serve an agent now."""
+        return agent not in self.broken
 
     def changed(self) -> None:
         """A process has room, or is idle."""
         self._next_suspect()
+        self.pins.stir()
         self.on_room()
 
     def held(self, seat: Seat, one: wire.Held) -> None:
@@ -249,7 +274,8 @@ class Pool:
             return 0
         return self.concurrency if actor.concurrency is None else actor.concurrency - self._running[name]
 
-    def _give(self, seat: Seat, one: Work) -> None:
+    def give(self, seat: Seat, one: Work) -> None:
+        """Have a process begin a task."""
         self.slots.take()
         self._running[one.message.agent] += 1
         if self.hooks.start:
@@ -260,7 +286,7 @@ class Pool:
         if self._apart:
             idle = next((one for one in self.seats.values() if one.is_spare and not one.in_hand), None)
             if idle is not None and not idle.is_closed:
-                self._give(idle, self._apart.popleft())
+                self.give(idle, self._apart.popleft())
         self._spares.stir()
 
     def _emptied(self, seat: Seat) -> list[Work]:
@@ -268,7 +294,14 @@ class Pool:
             self._running[one.message.agent] -= 1
             if one.claim.task_id in seat.lost:
                 self._aside(self.queue.disown(one.claim))  # it cannot say so itself any more
+        gone = list(seat.in_hand.values())
+        asyncio.get_running_loop().call_soon(self._gone, gone)  # behind what becomes of them, in the same write
         return seat.emptied()
+
+    def _gone(self, works: Iterable[Work]) -> None:
+        for one in works:
+            self.pins.over(one, is_back=True)
+        self.pins.stir()
 
     def _blamed(self, reason: ExitReason, held: Mapping[str, Work]) -> Blame:
         """Blame as `death` does, but doubt whoever stood beside too many deaths, too: it may have been he."""

@@ -16,6 +16,7 @@ from murmur.task_queue import TaskQueue, Work
 from murmur.worker.desk import Desk
 from murmur.worker.endings import Endings
 from murmur.worker.hooks import Hooks
+from murmur.worker.named_pins import Pins
 from murmur.worker.pool import Pool
 from murmur.worker.setting import Keeping, Setting, check_sendable
 from murmur.worker.settler import Settler
@@ -90,6 +91,11 @@ class Pools:
         """Return the pool in which an agent runs; None: it runs in the node's own process."""
         return self._by_agent.get(agent)
 
+    def stage_of(self, agent: str) -> Pins | None:
+        """Return where the names of an agent live; None: in the node's own process."""
+        pool = self._by_agent.get(agent)
+        return None if pool is None else pool.pins
+
     def add(self, name: str, actor: AnyActor, redelivery: Redelivery) -> bool:
         """Find a pool for an agent, before its processes start; False if it runs in the node's own process."""
         if actor.isolation == "process":
@@ -105,6 +111,11 @@ class Pools:
         shared = self._pool(_SHARED, agents, limits, self.concurrency)
         self._by_agent |= dict.fromkeys(agents, shared)
         return True
+
+    def stir(self) -> None:
+        """A slot is free: names that wait in this node go before what is still with the broker."""
+        for pool in self:
+            pool.pins.stir()
 
     async def listen(self, events: EventStream) -> None:
         """Hear how processes end."""

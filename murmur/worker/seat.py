@@ -13,6 +13,7 @@ from attrs import define, field
 from loguru import logger
 
 from murmur.errors import LeaseLost, MurmurError
+from murmur.named import shard_of
 from murmur.store import Claim
 from murmur.task_queue import Work
 from murmur.worker import wire
@@ -32,6 +33,9 @@ class Owner(Protocol):
 
     def ended(self, work: Work, one: wire.Ended) -> None:
         """A process said how an attempt ended."""
+
+    def over(self, work: Work) -> None:
+        """A task is no longer in hand."""
 
     def changed(self) -> None:
         """A seat has room, or none any more."""
@@ -171,6 +175,8 @@ class Seat:
             self.lost.discard(one.task_id)
             one = wire.Ended(one.task_id, one.token, "disown")  # whatever it did: its message is not to stay with us
         self.pool.ended(work, one)
+        if self.is_spare and work.message.key is not None:  # its name lives on elsewhere
+            self.tell(wire.Leave(work.message.agent, shard_of(work.message.key)))
 
     def _park(self, *, parks: bool) -> None:
         self.parked += 1 if parks else -1

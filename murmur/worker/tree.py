@@ -20,8 +20,7 @@ import itertools
 import random
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
 import attrs
@@ -37,9 +36,8 @@ from murmur.publisher import Publisher
 from murmur.redaction import one_safe_text
 from murmur.registry import AgentEntry
 from murmur.store import Claim
-from murmur.task_queue import Ending, TaskQueue
+from murmur.task_queue import Ending, TaskQueue, Work
 from murmur.worker.crew import Crew
-from murmur.worker.death import was_killed
 from murmur.worker.desk import Desk
 from murmur.worker.endings import Endings
 from murmur.worker.guard import Idempotency
@@ -47,6 +45,9 @@ from murmur.worker.hooks import Hooks
 from murmur.worker.host import Host
 from murmur.worker.intake import Intake
 from murmur.worker.memory import give_back
+from murmur.worker.named import Names
+from murmur.worker.named_shards import Shards
+from murmur.worker.opening import opened_tree
 from murmur.worker.pools import Place, Pools
 from murmur.worker.setting import Keeping, Setting
 from murmur.worker.settler import Settler
@@ -56,17 +57,14 @@ from supervisors import (
     ChildInfo,
     ChildSpec,
     Intensity,
-    StartFailed,
     Strategy,
     Supervisor,
     SupervisorSpec,
-    open_supervisor,
 )
 
 _SWEEP_AT_LEAST: Final = 10.0  # seconds between two sweeps at most, however long the lease
 _SETTLE_WITHIN: Final = 5.0
 _NOTES_A_TRIM: Final = 12  # presence notes after which a node gives freed memory back: once a minute
-_TRIALS: Final = 5  # of starting a tree whose processes are killed meanwhile
 
 
 class Escalated(Exception):
@@ -93,6 +91,7 @@ class Tree:
         shown: str = "",
         beside: Sequence[ChildSpec] = (),
         on_change: Callable[[], object] = lambda: None,
+        is_private: bool = False,
     ) -> None:
         self.queue = queue
         self.publisher = publisher
@@ -114,10 +113,10 @@ class Tree:
             self.settler,
             slots,
             min(prefetch, max(1, concurrency // 2)),
-            lambda: self._places,
-            lambda agent: self.pools.of(agent) or self.crew,
+            lambda: [self.crew, *self.pools],
+            self._place_of,
         )
-        slots.on_free = self._intake.roomier
+        slots.on_free = self._freed
         self.crew = Crew(
             queue,
             slots,
@@ -127,6 +126,19 @@ class Tree:
             publisher,
             Idempotency(idempotency, queue.topics.namespace, lease) if idempotency is not None else None,
         )
+        self.names = Names(self.crew, is_shared=not is_private)
+        self.shards = Shards(
+            queue,
+            self.settler,
+            self.crew.endings,
+            slots,
+            self.names.owner,
+            lease,
+            lambda agent: self.pools.stage_of(agent) or self.names,
+            lambda agent: self.pools.of(agent) or self.crew,
+            is_private=is_private,
+        )
+        self._intake.away = self.shards.agents
         setting = Setting(
             agents={},
             namespace=queue.topics.namespace,
@@ -161,6 +173,7 @@ class Tree:
             redelivery = attrs.evolve(redelivery, max_deliveries=self._max_deliveries)
         if not self.pools.add(entry.name, entry.actor, redelivery):
             self.crew.hosts[entry.name] = Host(entry, entry.actor, redelivery, self._held)
+        self.shards.add(entry.name, entry.actor)
         self._intake.look_again()
 
     async def serve(self, entry: AgentEntry) -> None:
@@ -205,7 +218,7 @@ class Tree:
     async def live(self, is_up: asyncio.Future[None], *, until: asyncio.Event, drain: Callable[[], float]) -> None:
         """Run the tree until told to stop, then drain. Raises what ended the tree, if that was not we."""
         try:
-            async with self._opened_tree() as supervisor:
+            async with opened_tree(self._spec, processes=self.pools.processes) as supervisor:
                 self._supervisor = supervisor
                 hearing = asyncio.ensure_future(self.pools.listen(supervisor.events(capacity=10_000)))
                 if not is_up.done():
@@ -221,27 +234,8 @@ class Tree:
         finally:
             self._supervisor = None
             await self.pools.stop_all()
-            await self.crew.stop_all()
+            await asyncio.gather(self.crew.stop_all(), self.names.stop_all())
             await self._written()
-
-    @asynccontextmanager
-    async def _opened_tree(self) -> AsyncIterator[Supervisor]:
-        """Start the tree. One whose processes are killed meanwhile is tried again, for it may well start."""
-        for trials_left in reversed(range(_TRIALS)):
-            try:
-                async with AsyncExitStack() as stack:
-                    try:
-                        tree = open_supervisor(self._spec(), processes=self.pools.processes)
-                        supervisor = await stack.enter_async_context(tree)
-                    except StartFailed as failed:
-                        if trials_left and was_killed(failed):
-                            logger.warning("{}; it is tried again", failed)
-                            continue
-                        raise
-                    yield supervisor
-                return
-            finally:
-                self._supervisor = None
 
     async def dump_stacks(self) -> None:
         """Write to stderr what the worker processes are at, those too that hang."""
@@ -260,6 +254,7 @@ class Tree:
             ("escalations", self._escalations),
             ("reclaimer", self._reclaimer),
             ("consumer", self._consumer),
+            ("names", self._names),
             ("announcer", self._announcer),
         ]
         if self._lease is not None and not self.queue.store.keeps_leases:
@@ -274,7 +269,14 @@ class Tree:
 
     @property
     def _places(self) -> list[Place]:
-        return [self.crew, *self.pools]
+        return [self.crew, *self.pools, self.shards]  # the shards' mailboxes are read apart
+
+    def _freed(self) -> None:
+        self.pools.stir()
+        self._intake.roomier()
+
+    def _place_of(self, work: Work) -> Place:
+        return self.pools.of(work.message.agent) or self.crew
 
     def _lose(self, claim_of: object) -> None:
         for place in self._places:
@@ -327,13 +329,17 @@ class Tree:
                 continue
 
     async def _sweep(self) -> float | None:
-        return await self.queue.store.sweep([self.queue.topics.tasks(agent) for agent in self.agents])
+        return await self.queue.store.sweep([self.queue.topics.tasks(one) for one in self.shards.beside(self.agents)])
 
     async def _consumer(self, ctx: ChildContext) -> None:
         if self.agents:
-            await patiently(lambda: self.queue.open_tasks(self.agents))
+            await patiently(lambda: self.queue.open_tasks(self.shards.beside(self.agents)))
         ctx.ready()
         await self._intake.run()
+
+    async def _names(self, ctx: ChildContext) -> None:
+        ctx.ready()
+        await asyncio.gather(self.names.look_at_idle(), self.shards.run())
 
     async def _announcer(self, ctx: ChildContext) -> None:
         try:
@@ -358,14 +364,16 @@ class Tree:
     # -- ending -----------------------------------------------------------------------------------
 
     async def _drained(self, seconds: float) -> None:
-        draining: asyncio.Future[Any] = asyncio.gather(*(place.drain(seconds) for place in self._places))
+        draining: asyncio.Future[Any] = asyncio.gather(
+            *(place.drain(seconds) for place in self._places), self.names.drain(seconds)
+        )
         hurry = asyncio.ensure_future(self._hurry.wait())
         await asyncio.wait([draining, hurry], return_when=asyncio.FIRST_COMPLETED)
         hurry.cancel()
         if not draining.done():
             draining.cancel()
             await self.pools.stop_all()
-            await self.crew.stop_all()
+            await asyncio.gather(self.crew.stop_all(), self.names.stop_all())
         await self._written()
 
     async def _written(self) -> None:

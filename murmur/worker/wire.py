@@ -112,13 +112,21 @@ class Lose(Struct, tag="lose"):
     task_id: str
 
 
+class Leave(Struct, tag="leave"):
+    """Node → worker process: names of this shard live elsewhere from now on; let those go that you have."""
+
+    agent: str
+    shard: int
+    is_lost: bool = False  # at once: what they are at counts no more
+
+
 class Drain(Struct, tag="drain"):
     """Node → worker process: take no more, let what runs end for so many seconds, give the rest back."""
 
     seconds: float
 
 
-FromNode = Answer | Work | Lose | Drain | Retire
+FromNode = Answer | Work | Lose | Leave | Drain | Retire
 FromWorker = Asked | Endings | Parking | Abandoned | Held | Retiring
 
 encode: Final = msgspec.msgpack.Encoder().encode
@@ -134,6 +142,7 @@ VERBS: Final[dict[str, tuple[Any, Any]]] = {
     "get": (tuple[list[str]], list[bytes | None]),
     "put": (tuple[str, bytes, float | None], None),
     "listed": (tuple[str], dict[str, bytes]),
+    "swap": (tuple[str, bytes | None, bytes | None, float | None], bytes | None),
     "cancel": (tuple[dict[str, bytes]], dict[str, State]),
     "submit": (tuple[list[NewTask]], list[tuple[Admission | None, Refusal | None]]),
     "open_tasks": (tuple[list[str]], None),

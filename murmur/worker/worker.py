@@ -34,6 +34,7 @@ from murmur.worker import signals
 from murmur.worker.banner import banner
 from murmur.worker.failures import told_as_ours
 from murmur.worker.hooks import Hook, Hooks
+from murmur.worker.named import Names
 from murmur.worker.report import Report
 from murmur.worker.reporter import Reporter, checked_heartbeat
 from murmur.worker.setting import Keeping, check_sendable
@@ -203,6 +204,11 @@ class Worker:
             self._agents[actor.name] = actor
             await self._tree.serve(entry_of(actor))
 
+    @property
+    def names(self) -> Names | None:
+        """The named actors that live in this process, while it works. Used by in-process runtimes."""
+        return None if self._tree is None else self._tree.names
+
     # -- inside -----------------------------------------------------------------------------------
 
     async def _live(self, is_up: asyncio.Future[None]) -> None:
@@ -271,6 +277,7 @@ class Worker:
             shown="" if self._broker is None else wiring.shown(self._broker),
             beside=() if reporter is None else (ChildSpec(id="reporter", start=reporter.live),),
             on_change=(lambda: None) if reporter is None else reporter.changed,
+            is_private=self._broker is None,
         )
         if reporter is not None:
             reporter.look = Report(tree, reporter.incarnation, self.processes, reporter.every).beat

@@ -95,6 +95,47 @@ class BesideContract:
         assert await until(are_gone, within=0.5 + harness.slack)
         assert dict(await party.store.listed("brief/")) == {"brief/2": b"y"}
 
+    async def test_a_swap_takes_place_only_where_the_expected_value_stands(self, harness: StoreHarness) -> None:
+        a, b = await harness.party("a"), await harness.party("b")
+        assert await a.store.swap("s", b"x", b"y") is None
+        assert await a.store.swap("s", None, b"") == b""
+        assert await b.store.swap("s", None, b"2") == b""
+        assert await b.store.swap("s", b"", b"\xff\x00") == b"\xff\x00"
+        assert await b.store.swap("s", b"", b"\xff\x00") == b"\xff\x00"
+        assert await a.store.swap("s", b"", b"3") == b"\xff\x00"
+        assert dict(await a.store.listed("s")) == {"s": b"\xff\x00"}
+        assert await a.store.swap("s", b"\xff\x00", None) is None
+        assert await a.store.swap("s", b"\xff\x00", None) is None
+        assert list(await b.store.get(["s"])) == [None]
+        assert dict(await b.store.listed("s")) == {}
+
+    async def test_of_many_swaps_at_once_one_takes_place(self, harness: StoreHarness) -> None:
+        parties = [await harness.party(name) for name in "abcd"]
+        for old, mark in ((None, b"1"), (b"1", b"2")):
+            values = [mark + bytes([65 + number]) for number in range(12)]
+            expected = old and (await parties[0].store.get(["race"]))[0]
+            stands = await asyncio.gather(
+                *(parties[n % 4].store.swap("race", expected, value) for n, value in enumerate(values))
+            )
+            assert len(set(stands)) == 1
+            assert list(await parties[1].store.get(["race"])) == [stands[0]]
+
+    async def test_a_swapped_value_lives_as_long_as_the_last_swap_says(self, harness: StoreHarness) -> None:
+        party = await harness.party("a", retention=1.0)
+        await party.store.swap("lease", None, b"mine", ttl=0.5)
+        await party.store.swap("for ever", None, b"x", ttl=0.5)
+        await party.store.swap("for ever", b"x", b"y")
+        await party.store.put("kept", b"x")
+
+        async def are_gone() -> bool:
+            return list(await party.store.get(["lease", "kept"])) == [None, None]
+
+        assert await until(are_gone, within=1.0 + harness.slack)
+        assert await party.store.swap("lease", b"mine", b"mine", ttl=0.5) is None
+        assert await party.store.swap("lease", None, b"another's", ttl=30.0) == b"another's"
+        await party.store.put("for another reason", b"x")
+        assert list(await party.store.get(["for ever", "lease"])) == [b"y", b"another's"]
+
     async def test_what_is_over_is_forgotten_after_the_retention_and_what_is_not_is_kept(
         self, harness: StoreHarness
     ) -> None:

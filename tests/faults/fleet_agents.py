@@ -4,6 +4,7 @@ import asyncio
 import os
 
 from murmur import Actor
+from murmur.named import Named
 
 
 def note(line: str) -> None:
@@ -26,3 +27,25 @@ class Echo(Actor[int, int]):
 
     async def receive(self, number: int) -> int:
         return number
+
+
+class Till(Actor[str, list[str]]):
+    """Writes down what it is told, after as many seconds as that begins with, and returns all of it."""
+
+    named = Named()
+
+    def __init__(self) -> None:
+        self.entries: list[str] = []
+
+    def snapshot(self) -> list[str]:
+        return self.entries
+
+    def restore(self, state: list[str]) -> None:
+        self.entries = state
+
+    async def receive(self, message: str) -> list[str]:
+        note(f"start {self.context.task_id} {self.context.token} {os.getpid()}")
+        await asyncio.sleep(float(message.partition(" ")[0]))
+        self.entries.append(message)
+        note(f"end {self.context.task_id} {self.context.token} {os.getpid()}")
+        return list(self.entries)

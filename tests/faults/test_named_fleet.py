@@ -1,0 +1,66 @@
+"""Named actors on a real Redis, whose workers are killed and frozen: no name is lost, none has two homes for long."""
+
+import asyncio
+import os
+import secrets
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from murmur import AgentRuntime, Remote
+from tests.brokers.redis_server import RedisServer
+from tests.faults.conftest import Fleet
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
+TILL = Remote("till")
+LEASE = ("--reclaim-min-idle-ms", "1500", "--agents", "till")
+
+
+async def until(holds: Callable[[], object], within: float = 40.0) -> None:
+    async with asyncio.timeout(within):
+        while not holds():
+            await asyncio.sleep(0.02)
+
+
+async def test_a_killed_workers_names_live_elsewhere_with_all_that_was_answered(
+    redis_server: RedisServer, fleet: Fleet
+) -> None:
+    doomed = fleet.start(redis_server.url, *LEASE)
+    fleet.start(redis_server.url, *LEASE)
+    async with AgentRuntime(redis_server.url) as runtime:
+        refs = [runtime.ref(TILL, f"till-{secrets.token_hex(4)}") for _ in range(12)]
+        sent: dict[str, list[str]] = {ref.key: [] for ref in refs}
+
+        async def ask(ref: Any) -> None:
+            for number in range(12):
+                sent[ref.key].append(f"0.05 m{number}")
+                assert await ref.ask(sent[ref.key][-1], timeout=60.0) == sent[ref.key]
+
+        asking = asyncio.gather(*map(ask, refs))
+        await until(lambda: fleet.running_on(doomed.pid) and len(fleet.events("end")) >= 12)
+        os.kill(doomed.pid, signal.SIGKILL)
+        doomed.wait()
+        await asking
+        assert [len(words) for words in sent.values()] == [12] * 12
+
+
+async def test_an_owner_that_was_frozen_wakes_up_to_a_name_that_moved_and_changes_nothing(
+    redis_server: RedisServer, fleet: Fleet
+) -> None:
+    frozen = fleet.start(redis_server.url, *LEASE)
+    async with AgentRuntime(redis_server.url) as runtime:
+        ref = runtime.ref(TILL, f"till-{secrets.token_hex(4)}")
+        assert await ref.ask("0 first", timeout=60.0) == ["0 first"]
+        asking = asyncio.ensure_future(ref.ask("0.5 frozen", timeout=100.0))
+        await until(lambda: fleet.running_on(frozen.pid))
+        os.kill(frozen.pid, signal.SIGSTOP)
+        fleet.start(redis_server.url, *LEASE)
+        assert await asking == ["0 first", "0.5 frozen"]
+        assert await ref.ask("0 second", timeout=60.0) == ["0 first", "0.5 frozen", "0 second"]
+        os.kill(frozen.pid, signal.SIGCONT)
+        words = ["0 first", "0.5 frozen", "0 second"]
+        for number in range(12):  # while it wakes, and would write what it was at
+            words.append(f"0.1 m{number}")
+            assert await ref.ask(words[-1], timeout=60.0) == words
