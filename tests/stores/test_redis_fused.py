@@ -373,9 +373,7 @@ async def test_two_strangers_messages_of_one_task_start_it_once(opened: Opener, 
     assert await admin.xlen(TOPIC) == 0
 
 
-async def test_grants_stand_in_the_order_of_their_requests_whatever_comes_of_each(
-    opened: Opener, admin: Redis
-) -> None:
+async def test_grants_stand_in_the_order_of_their_requests_whatever_comes_of_each(opened: Opener, admin: Redis) -> None:
     w = await opened()
     for task_id in ("s1", "s1", "s2"):  # messages that bear the id of their task, as ours do, and had no row
         await admin.xadd(TOPIC, {"i": task_id, "d": b'{"task_id":"%s"}' % task_id.encode()})
