@@ -58,3 +58,4 @@ $(READY): pyproject.toml uv.lock tools/set_up.sh
 
 brokers:
 	@command -v redis-server >/dev/null || tools/apt.sh "the tests need redis-server" redis-server
+	@test -x /usr/sbin/nats-server || command -v nats-server >/dev/null || tools/apt.sh "the tests need nats-server" nats-server

@@ -6,13 +6,14 @@ fails instead: a build that silently tests less than it should is worse than non
 
 import contextlib
 import os
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Final, TypeVar
 
 import pytest
 from attrs import frozen
 
+from tests.brokers.nats_server import NatsServer
 from tests.brokers.redis_server import RedisServer
 from tests.brokers.server import Server
 
@@ -79,6 +80,64 @@ def start_redis(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
             return lend(request, server)
 
         yield RedisStarter(lambda: tmp_path_factory.mktemp("redis"), own)
+
+
+@frozen
+class NatsStarter:
+    """Starts NATS servers for one test, each with a folder and a port of its own."""
+
+    make_folder: Callable[[], Path]
+    lend: Callable[[NatsServer], NatsServer]
+
+    def __call__(
+        self,
+        *,
+        jetstream: bool = True,
+        password: str | None = None,
+        permissions: Mapping[str, object] | None = None,
+        certificate: tuple[Path, Path] | None = None,
+        settings: str = "",
+    ) -> NatsServer:
+        """Return a new NATS that answers; see `NatsServer` for the options."""
+        server = NatsServer(
+            self.make_folder(),
+            jetstream=jetstream,
+            password=password,
+            permissions=permissions,
+            certificate=certificate,
+            settings=settings,
+        )
+        self.lend(server).start()
+        return server
+
+
+@pytest.fixture
+def start_nats(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsStarter]:
+    """Start NATS servers of a test's own, to be killed, paused and restarted; gone when it ends."""
+    require(NatsServer)
+    with contextlib.ExitStack() as ends:
+
+        def own(server: NatsServer) -> NatsServer:
+            ends.callback(server.kill)
+            return lend(request, server)
+
+        yield NatsStarter(lambda: tmp_path_factory.mktemp("nats"), own)
+
+
+@pytest.fixture(scope="session")
+def shared_nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
+    """The one NATS behind `nats_server`."""
+    require(NatsServer)
+    with NatsServer(tmp_path_factory.mktemp("nats")) as server:
+        yield server
+
+
+@pytest.fixture
+def nats_server(request: pytest.FixtureRequest, shared_nats: NatsServer) -> NatsServer:
+    """A NATS shared by all tests one after another: leave it running, and use names of your own."""
+    if not shared_nats.is_running():
+        raise AssertionError("an earlier test ended the shared NATS; such a test uses start_nats")
+    return lend(request, shared_nats)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,0 +1,218 @@
+"""Sending to NATS: publishing, and every way a delivery ends.
+
+Publishes go out together and their answers are awaited together; acks of one loop turn share
+a round trip. Giving back is publishing a copy that carries the count, then settling: the
+server counts every other way of giving back, and a stale one of those would take the message
+from its new owner. A crash in between leaves two copies, of which the row admits one.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Coroutine, Mapping, Sequence
+from typing import Any, Final, Literal, TypeVar
+
+import msgspec
+from loguru import logger
+from msgspec import Struct
+
+from murmur.errors import BrokerRefused, BrokerUnreachable, OutcomeUnknown, PayloadTooLarge
+from murmur.limits import MAX_ENVELOPE
+from murmur.transport import Delivery, Outgoing, Receipt, Refusal, Settled
+from murmur.transports.nats_inbox import ACK
+from murmur.transports.nats_intake import hold_of
+from murmur.transports.nats_link import NO_RESPONDERS
+from murmur.transports.nats_session import DELAY, DELIVERIES, MESSAGE_ID, OUR_ID, Session
+from murmur.transports.nats_wire import Message, encoded_headers
+
+ROOM: Final = 16 * 1024  # bytes that headers may take of what the server lets through
+_MOST: Final = 512  # messages under way at once
+_MOST_BYTES: Final = 4 * 1024 * 1024
+
+T = TypeVar("T")
+
+
+class _ApiError(Struct):
+    description: str = "refused"
+    err_code: int = 0
+
+
+class _PubAck(Struct):
+    """What JetStream answers to a publish."""
+
+    seq: int = 0
+    duplicate: bool = False
+    error: _ApiError | None = None
+
+
+_pub_ack: Final = msgspec.json.Decoder(_PubAck)
+
+
+class Outlet:
+    """The sending half of a transport."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._changes: set[asyncio.Task[Any]] = set()  # they go on when their caller is cancelled
+
+    @property
+    def max_body(self) -> int:
+        """The largest body the server takes, beside its headers."""
+        return min(MAX_ENVELOPE, int(self._session.link.info.get("max_payload", MAX_ENVELOPE))) - ROOM
+
+    async def publish(self, messages: Sequence[Outgoing]) -> list[Receipt | Refusal]:
+        """Add messages; an id that the server remembers adds nothing."""
+        return await self._publish([(one, self._headers(one)) for one in messages])
+
+    async def ack(self, deliveries: Sequence[Delivery], emit: Sequence[Outgoing] = ()) -> list[Settled]:
+        """Emit, then settle."""
+        ours = [one for one in deliveries if self._session.ours(one)]
+        if (ours or not deliveries) and emit and not await self._emitted(emit):
+            return [_answer(one, "unknown" if one in ours else "lost") for one in deliveries]
+        return await self._settled(deliveries, ours)
+
+    async def release(self, deliveries: Sequence[Delivery], *, delay: float, counted: bool) -> list[Settled]:
+        """Give back as copies."""
+        ours = [one for one in deliveries if self._session.ours(one)]
+        answers = await self._publish([self._copy(one, delay=delay, counted=counted) for one in ours])
+        failed = {one for one, answer in zip(ours, answers, strict=True) if isinstance(answer, Refusal)}
+        settled = await self._settled(deliveries, [one for one in ours if one not in failed])
+        return [
+            _answer(one, "unknown") if one in failed else answer
+            for one, answer in zip(deliveries, settled, strict=True)
+        ]
+
+    async def bury(self, delivery: Delivery, letter: bytes) -> Settled:
+        """Move a delivery to the dead topic of its spec."""
+        session = self._session
+        if not session.ours(delivery):
+            return _answer(delivery, "lost")
+        dead_topic = session.spec(delivery.topic).dead_topic or ""
+        message_id = delivery.id or f"{delivery.topic}:{hold_of(delivery).sequence}"
+        headers = {**delivery.headers, MESSAGE_ID: message_id, OUR_ID: delivery.id}
+        (answer,) = await self._publish([(Outgoing(dead_topic, letter, message_id), headers)])
+        if isinstance(answer, Refusal):
+            logger.warning("the dead letter of {} cannot be kept: {}", delivery.id, answer.problem)
+            return _answer(delivery, "unknown")
+        return (await self._settled([delivery], [delivery]))[0]
+
+    async def shielded(self, change: Coroutine[Any, Any, T]) -> T:
+        """Await a change that goes on when its caller is cancelled."""
+        task = asyncio.create_task(change)
+        self._changes.add(task)
+        task.add_done_callback(self._changes.discard)
+        return await asyncio.shield(task)
+
+    async def rest(self) -> None:
+        """Wait until no change is under way."""
+        while self._changes:
+            await asyncio.wait(self._changes)
+
+    # -- publishing -------------------------------------------------------------------------------------------------
+
+    def _headers(self, message: Outgoing) -> dict[str, str]:
+        headers = dict(message.headers)
+        if message.id:
+            headers[MESSAGE_ID] = message.id
+            if self._session.streams.is_inbox(message.topic):  # all inboxes share a stream, and so its memory for ids
+                headers |= {MESSAGE_ID: f"{message.id} {message.topic}", OUR_ID: message.id}
+        if message.not_before:
+            headers[DELAY] = f"{message.not_before:.3f}"
+        return headers
+
+    def _copy(self, delivery: Delivery, *, delay: float, counted: bool) -> tuple[Outgoing, dict[str, str]]:
+        hold = hold_of(delivery)
+        again = f"again {hold.sequence} {hold.number}"
+        headers = {**delivery.headers, MESSAGE_ID: again}
+        if delivery.id:
+            headers[OUR_ID] = delivery.id
+        else:
+            headers[OUR_ID] = ""
+        if (count := delivery.deliveries - (not counted)) > 0:
+            headers[DELIVERIES] = str(count)
+        if delay > 0:
+            headers[DELAY] = f"{delay:.3f}"
+        return Outgoing(delivery.topic, delivery.body, again), headers
+
+    async def _publish(self, messages: Sequence[tuple[Outgoing, Mapping[str, str]]]) -> list[Receipt | Refusal]:
+        answers: list[Receipt | Refusal] = []
+        under_way: list[Awaitable[Receipt | Refusal]] = []
+        size = 0
+        for message, headers in messages:
+            if len(message.body) > self.max_body:
+                problem = PayloadTooLarge(what=f"message {message.id!r}", size=len(message.body), limit=self.max_body)
+                under_way.append(_said(Refusal(message.id, str(problem), definite=True)))
+            else:
+                under_way.append(self._sent(message, encoded_headers(headers) if headers else b""))
+            size += len(message.body)
+            if len(under_way) >= _MOST or size >= _MOST_BYTES:
+                answers += [await one for one in under_way]
+                under_way, size = [], 0
+        return answers + [await one for one in under_way]
+
+    def _sent(self, message: Outgoing, headers: bytes) -> Awaitable[Receipt | Refusal]:
+        """Send at once; what is returned awaits the answer."""
+        streams = self._session.streams
+        subject = streams.subject(message.topic)
+        first = self._session.link.ask(subject, message.body, headers, is_repeatable=bool(message.id))
+        return self._answered(message, subject, headers, first)
+
+    async def _answered(
+        self, message: Outgoing, subject: str, headers: bytes, first: Awaitable[Message]
+    ) -> Receipt | Refusal:
+        try:
+            answer = await first
+            if answer.status == NO_RESPONDERS:  # no stream keeps this subject, or not any more
+                await self._session.streams.declare([message.topic])
+                answer = await self._session.link.ask(subject, message.body, headers, is_repeatable=bool(message.id))
+            if answer.status:
+                return Refusal(message.id, f"no stream keeps {subject!r} now: {answer.status_text}", definite=False)
+            kept = _pub_ack.decode(answer.body)
+        except (BrokerUnreachable, BrokerRefused, PayloadTooLarge) as error:
+            return Refusal(message.id, str(error), definite=True)
+        except OutcomeUnknown as error:
+            return Refusal(message.id, str(error), definite=False)
+        except msgspec.DecodeError:
+            return Refusal(message.id, "somebody else answers on this subject", definite=False)
+        if kept.error is not None:
+            return Refusal(message.id, kept.error.description, definite=True)
+        return Receipt(message.id, str(kept.seq), duplicate=kept.duplicate)
+
+    # -- settling ---------------------------------------------------------------------------------------------------
+
+    async def _emitted(self, emit: Sequence[Outgoing]) -> bool:
+        """Publish what goes with a settle; False if it is not known to be there. What is refused for good is told."""
+        for answer in await self.publish(emit):
+            if isinstance(answer, Refusal):
+                if not answer.definite:
+                    return False
+                logger.warning("{} was not sent, who waits for it must ask: {}", answer.id, answer.problem)
+        return True
+
+    async def _settled(self, deliveries: Sequence[Delivery], ours: Sequence[Delivery]) -> list[Settled]:
+        session = self._session
+        now = time.monotonic()
+        settling = [one for one in ours if one in session.held and hold_of(one).is_valid(now)]
+        reason: Literal["done", "unknown"] = "done"
+        if settling:
+            try:
+                for one in settling:
+                    session.link.say(hold_of(one).reply.decode(), ACK)
+                await session.link.synced()
+            except (OutcomeUnknown, BrokerUnreachable):
+                reason = "unknown"
+            else:
+                for one in settling:
+                    hold_of(one).is_done = True
+                    session.drop(one)
+        settled = set(settling)
+        return [_answer(one, reason if one in settled else "lost") for one in deliveries]
+
+
+def _answer(delivery: Delivery, reason: Literal["done", "lost", "unknown"]) -> Settled:
+    if hold_of(delivery).is_done:
+        return Settled(delivery.id, True, "done")
+    return Settled(delivery.id, False, reason)
+
+
+async def _said(answer: Refusal) -> Receipt | Refusal:
+    return answer

@@ -1,0 +1,181 @@
+"""What NATS does that nobody expects, and what the adapter makes of it; on a real server."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import pytest
+
+from murmur.transport import Outgoing, Receipt, Refusal, TopicKind, TopicSpec
+from murmur.transports import nats
+from murmur.transports.nats import NatsTransport
+from murmur.transports.nats_intake import hold_of
+from murmur.transports.nats_session import Session
+from tests.brokers.fixtures import NatsStarter
+from tests.brokers.nats_operator import operator, wipe
+from tests.brokers.nats_server import NatsServer
+from tests.contracts.harness import bells, collect, now, until
+from tests.contracts.transport_messages import outgoing, published
+
+pytestmark = pytest.mark.anyio
+
+
+@contextlib.asynccontextmanager
+async def opened(server: NatsServer, topic: str, *, lease: float | None = 30.0) -> AsyncIterator[NatsTransport]:
+    transport = nats.connect(server.url, consumer_id="w", namespace="", lease=lease)
+    await transport.open([TopicSpec(topic, lease=lease, dead_topic=topic.replace("tasks", "dead"))])
+    try:
+        yield transport
+    finally:
+        await transport.close()
+
+
+async def consumer(server: NatsServer, stream: str) -> dict[str, object]:
+    async with operator(server.url) as link:
+        return (await link.api(f"CONSUMER.INFO.{stream}.workers"))["config"]
+
+
+async def test_a_shorter_lease_takes_nothing_from_who_wants_a_longer_one(nats_server: NatsServer) -> None:
+    for lease, stands in ((30.0, 30), (2.0, 30), (60.0, 60), (None, 365 * 86_400)):
+        async with opened(nats_server, "lease.tasks", lease=lease) as worker:
+            await worker.receive("workers", {"lease.tasks": 1}, credit=1, wait=0.0)
+        config = await consumer(nats_server, "lease~tasks")
+        assert config["ack_wait"] == stands * 1_000_000_000
+        assert (config["max_deliver"], config.get("max_ack_pending")) == (-1, -1)
+
+
+async def test_a_publisher_leaves_the_lease_to_the_workers(nats_server: NatsServer) -> None:
+    async with opened(nats_server, "free.tasks", lease=None) as publisher:
+        await published(publisher, outgoing("free.tasks", 1))
+        stats = await publisher.stats("free.tasks", "workers")
+        assert (stats.ready, stats.inflight) == (1, 0)
+        async with opened(nats_server, "free.tasks", lease=5.0) as worker:
+            assert len(await collect(worker, "free.tasks", 1, within=10.0)) == 1
+        assert (await consumer(nats_server, "free~tasks"))["ack_wait"] == 5_000_000_000
+
+
+async def test_what_the_server_delivers_again_while_we_hold_it_stays_one_delivery(nats_server: NatsServer) -> None:
+    async with opened(nats_server, "adopt.tasks", lease=1.0) as worker:
+        await published(worker, outgoing("adopt.tasks", 1))
+        (held,) = await collect(worker, "adopt.tasks", 1, within=10.0)
+        first = hold_of(held).reply
+        worker.link.say(first.decode(), b"-NAK")  # as a stale owner would
+        assert await collect(worker, "adopt.tasks", 1, within=1.0) == []
+        assert hold_of(held).reply != first
+        assert [one.reason for one in await worker.ack([held])] == ["done"]
+        stats = await worker.stats("adopt.tasks", "workers")
+        assert (stats.ready, stats.inflight) == (0, 0)
+
+
+async def test_an_ack_of_a_deleted_stream_settles_nothing_of_the_new_one(nats_server: NatsServer) -> None:
+    async with opened(nats_server, "anew.tasks", lease=1.0) as worker, opened(nats_server, "anew.tasks") as other:
+        await published(worker, outgoing("anew.tasks", 1))
+        (held,) = await collect(worker, "anew.tasks", 1, within=10.0)
+        async with operator(nats_server.url) as link:
+            await link.api("STREAM.DELETE.anew~tasks")
+        await published(other, outgoing("anew.tasks", 1, start=5))  # the same sequence, in another stream
+        lost = await asyncio.wait_for(anext(worker.lost()), 20.0)  # nobody told us: we looked
+        assert lost is held
+        assert [one.reason for one in await worker.ack([held])] == ["lost"]
+        assert [one.id for one in await collect(other, "anew.tasks", 1, within=10.0)] == ["5"]
+
+
+async def test_a_deleted_stream_is_found_missing_by_silence(nats_server: NatsServer) -> None:
+    async with opened(nats_server, "silent.tasks") as worker:
+        assert list(await worker.receive("workers", {"silent.tasks": 1}, credit=1, wait=0.0)) == []
+        async with operator(nats_server.url) as link:
+            await link.api("STREAM.DELETE.silent~tasks")
+        # The server answers nothing at all to a read of what is not there.
+        waiting = asyncio.create_task(collect(worker, "silent.tasks", 1, within=30.0))
+
+        async def is_there() -> bool:
+            (answer,) = await worker.publish([Outgoing("silent.tasks", b"x", "1")])
+            return isinstance(answer, Receipt)
+
+        assert await until(is_there, within=20.0)
+        assert [one.id for one in await waiting] == ["1"]
+
+
+async def test_inboxes_share_a_stream_and_no_ids(nats_server: NatsServer) -> None:
+    names = ["inbox.host.local-1", "inbox.host.local-2", "inbox.odd * name>"]
+    transport = nats.connect(nats_server.url, consumer_id="p", namespace="", lease=None)
+    await transport.open([TopicSpec(name, TopicKind.INBOX) for name in names])
+    for name in names:
+        await published(transport, [Outgoing(name, name.encode(), "same id")])
+    for name in names:
+        assert [(one.id, one.body) for one in await bells(transport, name, 1, within=10.0)] == [
+            ("same id", name.encode())
+        ]
+    await transport.close()
+    async with operator(nats_server.url) as link:
+        assert (await link.api("CONSUMER.NAMES.inbox"))["consumers"] in (None, [])
+
+
+async def test_replies_that_were_under_way_come_after_a_reconnect(start_nats: NatsStarter) -> None:
+    server = start_nats()
+    reader = nats.connect(server.url, consumer_id="p", namespace="", lease=None)
+    await reader.open([TopicSpec("inbox.p", TopicKind.INBOX)])
+    assert list(await reader.receive("", {"inbox.p": 10}, credit=10, wait=0.1)) == []
+    await published(reader, outgoing("inbox.p", 1))
+    assert [one.id for one in await bells(reader, "inbox.p", 1, within=10.0)] == ["0"]
+    await published(reader, outgoing("inbox.p", 3, start=1))
+    await asyncio.to_thread(server.kill)
+    await asyncio.to_thread(server.start)
+    seen: set[str] = set()
+
+    async def all_came() -> bool:
+        seen.update(one.id for one in await bells(reader, "inbox.p", 1, within=0.5))
+        return seen >= {"1", "2", "3"}
+
+    assert await until(all_came, within=30.0)
+    await reader.close()
+
+
+async def test_a_server_that_falls_silent_ends_no_call_late_and_settles_nothing_twice(start_nats: NatsStarter) -> None:
+    server = start_nats()
+    async with opened(server, "mute.tasks", lease=60.0) as worker:
+        await published(worker, outgoing("mute.tasks", 2))
+        held = await collect(worker, "mute.tasks", 2, within=10.0)
+        server.pause()
+        began = now()
+        (answer,), (settled,), found = await asyncio.gather(
+            worker.publish(outgoing("mute.tasks", 1, start=7)),
+            worker.ack(held[:1]),
+            worker.receive("workers", {"mute.tasks": 1}, credit=1, wait=1.0),
+        )
+        assert now() - began <= 20.0
+        assert isinstance(answer, Refusal)
+        assert (answer.definite, settled.reason, list(found)) == (False, "unknown", [])
+        server.resume()
+
+        async def is_back() -> bool:
+            (answer,) = await worker.publish(outgoing("mute.tasks", 1, start=7))
+            return isinstance(answer, Receipt)
+
+        assert await until(is_back, within=60.0)
+        assert [one.reason for one in await worker.ack(held)] == ["done", "done"]
+        (late,) = await collect(worker, "mute.tasks", 1, within=20.0)
+        assert late.id == "7"
+        assert list(await worker.receive("workers", {"mute.tasks": 1}, credit=1, wait=0.2)) == []
+
+
+async def test_a_namespace_has_names_of_its_own(nats_server: NatsServer) -> None:
+    session = Session(nats.connect(nats_server.url, consumer_id="w", namespace="", lease=None).link, namespace="prod")
+    streams = session.streams
+    assert (streams.stream("prod.echo.tasks"), streams.subject("prod.echo.tasks")) == (
+        "prod~echo~tasks",
+        "prod.echo.tasks",
+    )
+    assert streams.stream("prod.inbox.h.1") == "prod~inbox"
+    assert "." not in streams.consumer("prod.inbox.h.1")
+    assert "%" not in streams.consumer("prod.inbox.h.1")  # which the server takes for a format
+
+
+async def test_everything_deleted_at_once_is_made_anew(start_nats: NatsStarter) -> None:
+    server = start_nats()
+    async with opened(server, "a.tasks") as worker:
+        await published(worker, outgoing("a.tasks", 2))
+        assert len(await collect(worker, "a.tasks", 1, within=10.0)) == 1
+        await wipe(server.url)
+        await published(worker, outgoing("a.tasks", 2, start=10))
+        assert {one.id for one in await collect(worker, "a.tasks", 2, within=20.0)} == {"10", "11"}
