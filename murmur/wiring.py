@@ -24,15 +24,22 @@ _TRANSPORTS: Final = {
     "redis": ("murmur.transports.redis", "redis"),
     "rediss": ("murmur.transports.redis", "redis"),
     "unix": ("murmur.transports.redis", "redis"),
+    "nats": ("murmur.transports.nats", "nats"),
+    "tls": ("murmur.transports.nats", "nats"),
 }
 _STORES: Final = {
     "memory": ("murmur.stores.memory", ""),
     "redis": ("murmur.stores.redis", "redis"),
     "rediss": ("murmur.stores.redis", "redis"),
     "unix": ("murmur.stores.redis", "redis"),
+    "nats": ("murmur.stores.nats", "nats"),
+    "tls": ("murmur.stores.nats", "nats"),
     "sqlite": ("murmur.stores.sqlite", ""),
 }
-_DOCTORS: Final = dict.fromkeys(("redis", "rediss", "unix"), ("murmur.transports.redis_doctor", "redis"))
+_DOCTORS: Final = {
+    **dict.fromkeys(("redis", "rediss", "unix"), ("murmur.transports.redis_doctor", "redis")),
+    **dict.fromkeys(("nats", "tls"), ("murmur.transports.nats_doctor", "nats")),
+}
 _FASTSTREAM: Final = ("redis", "rediss", "unix", "nats", "tls", "kafka", "kafka+ssl", "amqp", "amqps")
 _CONTROLS: Final = {
     "memory": ("murmur.events.memory", ""),

@@ -226,7 +226,7 @@ class Rows(ABC):
         with self._atomic():
             self._forget(self.clock())
             rows = [self._find(task_id) for task_id in task_ids]
-            return [None if row is None else _shown(row) for row in rows]
+            return [None if row is None else shown(row) for row in rows]
 
     def _held(self, claim: Claim) -> TaskRow:
         """Return the row that is leased under this very claim. Raises `LeaseLost`."""
@@ -305,7 +305,8 @@ def _rebuilt(claim: Claim) -> TaskRow:
     return row
 
 
-def _shown(row: TaskRow) -> Row:
+def shown(row: TaskRow) -> Row:
+    """Return a row for those who ask."""
     return Row(
         task_id=row.task_id,
         agent=row.agent,

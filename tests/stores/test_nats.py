@@ -1,0 +1,124 @@
+"""What the NATS store does beyond the contract: large results, what is over, the server's clock, its buckets."""
+
+import contextlib
+from collections.abc import AsyncIterator
+
+import pytest
+
+from murmur.errors import BrokerUnreachable
+from murmur.store import Claim, Completion, GrantRequest, NewTask, State, Written
+from murmur.stores import nats as stores
+from murmur.stores.nats import NatsStore
+from murmur.stores.nats_bucket import text_of, token
+from murmur.transport import Delivery
+from tests.brokers.fixtures import NatsStarter
+from tests.brokers.nats_operator import operator, wipe
+from tests.brokers.nats_server import NatsServer
+from tests.contracts.harness import until
+
+pytestmark = pytest.mark.anyio
+
+
+@contextlib.asynccontextmanager
+async def opened(server: NatsServer, *, retention: float = 3_600.0, namespace: str = "") -> AsyncIterator[NatsStore]:
+    store = stores.connect(server.url, namespace=namespace, retention=retention, mailbox=None)
+    await store.open(owner="w", lease=30.0)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+async def claimed(store: NatsStore, task_id: str) -> Claim:
+    await store.admit([NewTask(task_id, "echo", "echo.tasks", b"{}")])
+    delivery = Delivery("echo.tasks", b"{}", {}, task_id, 1, None)
+    (claim,) = await store.grant([GrantRequest(delivery, task_id, "echo", None)])
+    assert isinstance(claim, Claim)
+    return claim
+
+
+@pytest.mark.parametrize("size", [0, 400 * 1024, 400 * 1024 + 1, 3_000_000])
+async def test_a_result_larger_than_a_message_comes_back_as_it_was(nats_server: NatsServer, size: int) -> None:
+    result = b"7" * size
+    async with opened(nats_server) as store, opened(nats_server) as reader:
+        claim = await claimed(store, f"large-{size}")
+        assert await store.complete([Completion(claim, result)]) == [Written.STORED]
+        assert await store.complete([Completion(claim, result)]) == [Written.REPEATED]
+        (row,) = await reader.read([claim.task_id])
+        assert row is not None
+        assert row.result == result
+
+
+async def test_what_is_over_is_taken_away_and_nothing_else(start_nats: NatsStarter) -> None:
+    server = start_nats()
+    async with opened(server, retention=1.0) as store:
+        await store.complete([Completion(await claimed(store, "done"), b"x" * 900_000)])
+        claim = await claimed(store, "runs")
+        await store.record(claim, "step", b"x")
+        await store.put("brief", b"x")
+        await store.put("long", b"x", ttl=600.0)
+
+        async def is_collected() -> bool:
+            await store.sweep(["echo.tasks"])
+            async with operator(server.url) as link:
+                request = {"subjects_filter": ">"}
+                kept = [await link.api(f"STREAM.INFO.KV_{name}", request) for name in ("murmur-rows", "murmur")]
+            subjects = {one.split(".", 2)[2] for each in kept for one in each["state"]["subjects"]}
+            return subjects == {"row.runs", "step.runs.step.1", "key.long", "clock", "collected"}
+
+        assert await until(is_collected, within=30.0)
+        assert [one is not None for one in await store.read(["done", "runs"])] == [False, True]
+
+
+async def test_leases_run_on_the_servers_clock(nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("time.time", lambda: 5.0)  # this host believes it is 1970
+        async with opened(nats_server) as late:
+            claim = await claimed(late, "clocked")
+            async with opened(nats_server) as other:
+                (busy,) = await other.grant([GrantRequest(claim.delivery, "clocked", "echo", None)])
+                assert not isinstance(busy, Claim)
+    async with opened(nats_server) as right:
+        (row,) = await right.read(["clocked"])
+        (busy,) = await right.grant([GrantRequest(claim.delivery, "clocked", "echo", None)])
+        assert row is not None
+        assert row.state is State.LEASED
+        assert not isinstance(busy, Claim)
+
+
+async def test_buckets_that_were_deleted_are_made_anew(start_nats: NatsStarter) -> None:
+    server = start_nats()
+    async with opened(server) as store:
+        await store.put("a", b"1")
+        await wipe(server.url)
+        assert list(await store.get(["a"])) == [None]
+        await store.put("a", b"2")
+        assert list(await store.get(["a"])) == [b"2"]
+        assert await store.read(["nothing"]) == [None]
+
+
+async def test_a_server_without_room_is_away_not_gone(start_nats: NatsStarter) -> None:
+    server = start_nats()
+    async with opened(server) as store:
+        async with operator(server.url) as link:
+            config = (await link.api("STREAM.INFO.KV_murmur"))["config"]
+            await link.api("STREAM.UPDATE.KV_murmur", {**config, "max_bytes": 2_000})
+        with pytest.raises(BrokerUnreachable, match="maximum bytes"):
+            await store.put("large", b"x" * 10_000)
+        await store.put("small", b"x")
+
+
+async def test_namespaces_do_not_see_each_other(nats_server: NatsServer) -> None:
+    async with opened(nats_server, namespace="one") as one, opened(nats_server, namespace="two") as two:
+        await one.put("k", b"1")
+        await claimed(one, "same-id")
+        assert list(await two.get(["k"])) == [None]
+        assert await two.read(["same-id"]) == [None]
+
+
+@pytest.mark.parametrize("text", ["", "plain", "a.b", "a=2Eb", "50%", "presence/*", "ä ☃", "=00"])
+def test_any_text_is_one_part_of_a_key(text: str) -> None:
+    part = token(text)
+    assert text_of(part) == text
+    assert part
+    assert not set(part) & set(". *>\t")
