@@ -29,15 +29,17 @@ BENCHMARKS: Final = {
     "tasks": tasks,
     "processes": processes,
 }
+ON_ALL: Final = ("fan_out", "latency", "waiting")  # that are measured on other brokers too
 ON_DEMAND: Final = {"lease": lease}  # minutes, and it takes the whole machine: only when named
 
 
 def main() -> None:
     """Run what was asked for."""
     asked = _arguments()
-    plan = Plan.quick(asked.rounds) if asked.quick else Plan(rounds=asked.rounds)
+    broker = asked.broker
+    plan = Plan.quick(asked.rounds, broker=broker) if asked.quick else Plan(broker=broker, rounds=asked.rounds)
     rows = []
-    for name in asked.names or BENCHMARKS:
+    for name in asked.names or (BENCHMARKS if broker == "redis" else ON_ALL):
         measure = {**BENCHMARKS, **ON_DEMAND}[name]
         print(f"{name}: {measure.__doc__}", flush=True)
         rows += measure(plan)
@@ -58,11 +60,15 @@ def _arguments() -> argparse.Namespace:
         "--json", type=Path, default=Path(f".bench/{time.strftime('%Y%m%d-%H%M%S')}.json"), metavar="FILE"
     )
     parser.add_argument("--rounds", type=int, default=5)
+    brokers = sorted(file.stem for file in (Path(__file__).parent / "brokers").glob("[a-z]*.py"))
+    parser.add_argument("--broker", choices=brokers, default="redis", help=f"for {', '.join(ON_ALL)}")
     parser.add_argument("--quick", action="store_true", help="few tasks: seconds instead of minutes, rough figures")
     asked = parser.parse_args()
     known = {**BENCHMARKS, **ON_DEMAND}
     if unknown := [name for name in asked.names if name not in known]:
         parser.error(f"there is no benchmark {', '.join(unknown)}; there are {', '.join(known)}")
+    if asked.broker != "redis" and (others := [name for name in asked.names if name not in ON_ALL]):
+        parser.error(f"{', '.join(others)} is measured on Redis only")
     return asked
 
 

@@ -7,6 +7,7 @@ from attrs import frozen
 class Plan:
     """Sizes of the runs: tasks, unless named otherwise."""
 
+    broker: str = "redis"
     rounds: int = 5
     warm_up: int = 4_000
     fan_out: int = 20_000
@@ -21,9 +22,10 @@ class Plan:
     restarts: int = 20_000
 
     @classmethod
-    def quick(cls, rounds: int) -> "Plan":
+    def quick(cls, rounds: int, *, broker: str = "redis") -> "Plan":
         """Return a plan that takes seconds; its figures are rough."""
         return cls(
+            broker=broker,
             rounds=rounds,
             warm_up=1_000,
             fan_out=4_000,

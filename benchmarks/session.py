@@ -1,20 +1,29 @@
 """A server, a worker process and a publisher process of one system, up and warm, asked from here."""
 
+import importlib
 import os
 import select
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 from attrs import frozen
 
 from benchmarks.clocks import cpu_seconds
-from benchmarks.redis_server import RedisServer, redis_server
 
 ANSWER_DEADLINE = 300.0  # seconds; a side that is silent for longer hangs
+
+
+class Server(Protocol):
+    """What a broker's module starts."""
+
+    @property
+    def url(self) -> str: ...
+    @property
+    def pid(self) -> int: ...
 
 
 @frozen
@@ -60,7 +69,7 @@ class Cpu:
 class Session:
     """One system under test."""
 
-    server: RedisServer
+    server: Server
     worker: Side
     publisher: Side
 
@@ -69,10 +78,12 @@ class Session:
 
 
 @contextmanager
-def session(system: str, agent: str, *, warm_up: int) -> Iterator[Session]:
-    """Start one system and run `warm_up` tasks through it."""
+def session(system: str, agent: str, *, warm_up: int, broker: str = "redis") -> Iterator[Session]:
+    """Start one system, "raw" or "fleet", on a broker, and run `warm_up` tasks through it."""
+    started = importlib.import_module(f"benchmarks.brokers.{broker}").server
+    system = f"brokers.{broker}" if system == "raw" else system
     with (
-        redis_server() as server,
+        started() as server,
         side("worker", system, server.url, agent) as worker,
         side("publisher", system, server.url, agent) as publisher,
     ):

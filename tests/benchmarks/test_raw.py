@@ -7,8 +7,9 @@ from benchmarks.session import session
 
 
 @pytest.mark.timeout(60)
-def test_the_raw_loop_brings_every_result_back_and_leaves_nothing_behind() -> None:
-    with session("raw", "echo", warm_up=1) as running:
+@pytest.mark.parametrize("broker", ["redis", "nats"])
+def test_the_raw_loop_brings_every_result_back_and_leaves_nothing_behind(broker: str) -> None:
+    with session("raw", "echo", warm_up=1, broker=broker) as running:
         before = running.cpu()
         assert running.publisher.ask("fan_out", 500)["seconds"] > 0  # it checks every output itself
         used = running.cpu().since(before)
