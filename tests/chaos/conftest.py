@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.brokers.fixtures import NatsStarter
 from tests.brokers.redis_server import RedisServer
 from tests.chaos.storm import Storm
 
@@ -13,5 +14,13 @@ from tests.chaos.storm import Storm
 def storm(start_redis: Callable[..., RedisServer], tmp_path: Path) -> Callable[..., Storm]:
     def made(*, tasks: int, seed: int) -> Storm:
         return Storm(start_redis(aof=True), tmp_path, tasks=tasks, seed=seed)
+
+    return made
+
+
+@pytest.fixture
+def nats_storm(start_nats: NatsStarter, tmp_path: Path) -> Callable[..., Storm]:
+    def made(*, tasks: int, seed: int) -> Storm:
+        return Storm(start_nats(), tmp_path, tasks=tasks, seed=seed)
 
     return made

@@ -1,4 +1,4 @@
-"""`python -m tests.chaos --tasks N --seed S`: a fleet on a real Redis, and about one fault a second until it is done.
+"""`python -m tests.chaos --tasks N --seed S`: a fleet on a real broker, and about one fault a second until it is done.
 
 Workers and the publisher are real processes, each behind a network that is cut, swallowed, delayed and throttled; they
 are killed, frozen for three leases, and drained; the server is killed, frozen and restarted. The lease is two seconds.
@@ -25,7 +25,7 @@ from murmur.ids import task_id_in_batch
 from murmur.task_queue import TaskQueue
 from murmur.transport import Outgoing, Receipt
 from tests.brokers.proxy import Proxy
-from tests.brokers.redis_server import RedisServer
+from tests.brokers.server import Server
 from tests.chaos.checker import Found, violations
 from tests.chaos.history import events
 
@@ -56,7 +56,7 @@ class Report:
 class Storm:
     """One run. Belongs to a loop."""
 
-    def __init__(self, server: RedisServer, folder: Path, *, tasks: int, seed: int) -> None:
+    def __init__(self, server: Server, folder: Path, *, tasks: int, seed: int) -> None:
         self._server = server
         self._folder = folder
         self._tasks = tasks
@@ -199,7 +199,7 @@ class Storm:
             )
 
     def _url(self, number: int) -> str:
-        return f"redis://127.0.0.1:{self._proxies[number].port}/0"
+        return self._server.url.replace(f":{self._server.port}", f":{self._proxies[number].port}")
 
     def _end(self) -> None:
         for process in (*self._workers, *([self._publisher] if self._publisher else ())):

@@ -32,6 +32,13 @@ async def test_a_minute_of_storm_breaks_nothing(storm: Callable[..., Storm]) -> 
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(600)
+async def test_a_minute_of_storm_on_nats_breaks_nothing(nats_storm: Callable[..., Storm]) -> None:
+    report = await nats_storm(tasks=3_000, seed=SEED).run(calm_after=60.0)
+    assert_whole(report, faults=15)
+
+
+@pytest.mark.soak
 @pytest.mark.timeout(3_600)
 async def test_a_long_storm_breaks_nothing(storm: Callable[..., Storm]) -> None:
     report = await storm(tasks=TASKS, seed=SEED).run()
