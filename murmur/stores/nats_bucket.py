@@ -19,10 +19,10 @@ from urllib.parse import quote, unquote
 
 from msgspec import Struct
 
-from murmur.errors import BrokerUnreachable, OutcomeUnknown
+from murmur.errors import BrokerUnreachable, MurmurError, OutcomeUnknown
 from murmur.transports.nats_link import DEADLINE, NO_RESPONDERS, JetStreamError, NatsLink, answer_of
 from murmur.transports.nats_streams import NANOSECONDS, STREAM_MISSING, Streams
-from murmur.transports.nats_wire import Message, encoded_headers
+from murmur.transports.nats_wire import Message
 
 PART: Final = 400 * 1024  # bytes of a value that go into one message
 _PARTS: Final = "Murmur-Parts"
@@ -31,6 +31,7 @@ _ID: Final = "Nats-Msg-Id"
 _EXPECTED: Final = "Nats-Expected-Last-Subject-Sequence"
 _WRONG_REVISION: Final = 10071
 _IS_TOKEN: Final = re.compile(r"[A-Za-z0-9_-]+").fullmatch
+_SEQUENCE: Final = b"Nats-Sequence: "
 _EMPTY: Final = "=00"
 _NOT_FOUND: Final = 404
 _AT_ONCE: Final = 256  # calls under way at once
@@ -45,7 +46,7 @@ class Entry(Struct, frozen=True):
     key: str
     value: bytes
     revision: int
-    stored_at: float
+    stored_at: float = 0.0  # the server's time, seconds; of what was scanned
     is_over: bool = False
     parts: str = ""  # where a value too large for one message lies: its place and how many there are
 
@@ -97,9 +98,14 @@ class Bucket:
         before = time.monotonic()
         await self.put([Write("clock", b"")])
         middle = (before + time.monotonic()) / 2
-        (entry,) = await self.get(["clock"])
-        if entry is not None:
-            self._offset = entry.stored_at - middle
+        stored_at = await self.stored_at("clock")
+        if stored_at is not None:
+            self._offset = stored_at - middle
+
+    async def stored_at(self, key: str) -> float | None:
+        """Return when what stands under a key was written, by the server's time; None if nothing does."""
+        (answer,) = await self._asked([f"$JS.API.DIRECT.GET.{self._stream}.{self._prefix}{key}"])
+        return None if answer.status else _seconds(answer.headers["Nats-Time-Stamp"])
 
     # -- values -----------------------------------------------------------------------------------------------------
 
@@ -235,14 +241,14 @@ class Bucket:
         return Entry(entry.key, value, entry.revision, entry.stored_at, entry.is_over, entry.parts)
 
     def _send(self, write: Write) -> asyncio.Future[Message]:
-        headers = {_ID: next(self._ids)}
+        headers = f"NATS/1.0\r\n{_ID}: {next(self._ids)}\r\n"
         if write.expected is not None:
-            headers[_EXPECTED] = str(write.expected)
+            headers += f"{_EXPECTED}: {write.expected}\r\n"
         if write.parts:
-            headers[_PARTS] = write.parts
+            headers += f"{_PARTS}: {write.parts}\r\n"
         if write.until is not None:
-            headers[_UNTIL] = f"{write.until:.3f}"
-        return self._link.ask(f"{self._prefix}{write.key}", write.value, encoded_headers(headers))
+            headers += f"{_UNTIL}: {write.until:.3f}\r\n"
+        return self._link.ask(f"{self._prefix}{write.key}", write.value, f"{headers}\r\n".encode())
 
     def _revision(self, answer: Message) -> int | None:
         try:
@@ -257,10 +263,13 @@ class Bucket:
             return None
         if answer.status:
             raise self._away(JetStreamError(key, status=answer.status, code=0, text=answer.status_text))
+        raw = answer.raw_headers
+        at = raw.index(_SEQUENCE) + len(_SEQUENCE)
+        revision = int(raw[at : raw.index(b"\r", at)])
+        if b"Murmur-" not in raw:
+            return Entry(key, answer.body, revision)
         headers = answer.headers
-        stored_at = _seconds(headers["Nats-Time-Stamp"])
-        revision = int(headers["Nats-Sequence"])
-        return Entry(key, answer.body, revision, stored_at, self._is_over(headers), headers.get(_PARTS, ""))
+        return Entry(key, answer.body, revision, 0.0, self._is_over(headers), headers.get(_PARTS, ""))
 
     def _scanned(self, message: Message) -> Entry:
         words = message.reply.split(b".")
@@ -323,11 +332,16 @@ def text_of(part: str) -> str:
 
 async def _all(asked: Sequence[asyncio.Future[Message]]) -> list[Message]:
     """Await all answers; the first failure is raised once none is under way."""
-    answers = await asyncio.gather(*asked, return_exceptions=True)
-    for answer in answers:
-        if isinstance(answer, BaseException):
-            raise answer
-    return [answer for answer in answers if isinstance(answer, Message)]
+    answers: list[Message] = []
+    problem: MurmurError | None = None
+    for one in asked:
+        try:
+            answers.append(await one)
+        except MurmurError as error:
+            problem = problem or error
+    if problem is not None:
+        raise problem
+    return answers
 
 
 def _parts(items: Sequence[Any]) -> Iterable[Sequence[Any]]:

@@ -179,7 +179,7 @@ class RowBook:
         for one in scratch.cancelled:
             self._tell_cancelled(one)
         if row.state is State.LEASED:
-            self._known[task_id] = (Entry(key_of(task_id), b"", revision, 0.0), row)
+            self._known[task_id] = (Entry(key_of(task_id), b"", revision), row)
             while len(self._known) > _KNOWN_AT_MOST:
                 self._known.pop(next(iter(self._known)))
         elif scratch.active.get(task_id):

@@ -53,7 +53,8 @@ class Upkeep:
             return
         self._collected_at = now
         (entry,) = await self._beside.get(["collected"])
-        if entry is not None and self._beside.now() - entry.stored_at < self._every:
+        last = await self._beside.stored_at("collected")
+        if last is not None and self._beside.now() - last < self._every:
             return
         turn = Write("collected", b"", expected=entry.revision if entry is not None else 0)
         if await self._beside.put([turn]) == [None]:

@@ -21,7 +21,7 @@ from murmur.transport import Delivery
 from murmur.transports.nats_link import JetStreamError
 from murmur.transports.nats_pull import Pull
 from murmur.transports.nats_session import Hold, Session, delivered, place_of
-from murmur.transports.nats_streams import CONSUMER, CONSUMER_MISSING, NANOSECONDS, STREAM_MISSING
+from murmur.transports.nats_streams import CONSUMER, CONSUMER_MISSING, NANOSECONDS, STREAM_MISSING, lease_of
 from murmur.transports.nats_wire import Message
 
 LONGEST_WAIT: Final = 5.0  # seconds of one waiting request
@@ -269,6 +269,8 @@ class Intake:
                     break
                 else:
                     self._seen(topic, str(stands["created"]))
+                    if stands["config"]["ack_wait"] < lease_of(session.spec(topic).lease):
+                        self._unsure.add(topic)  # somebody shortened it under us
 
 
 def _shares(credit: int, count: int) -> list[int]:

@@ -243,7 +243,8 @@ class NatsLink:
         self.wire.publish(call.subject, call.body, reply=f"{self.inbox}.c.{number}", headers=call.headers)
 
     def _answered(self, message: Message) -> None:
-        call = self._calls.pop(int(message.subject[message.subject.rfind(b".") + 1 :]), None)
+        number = message.subject[message.subject.rfind(b".") + 1 :]
+        call = self._calls.pop(int(number), None) if number.isdigit() else None
         if call is not None and not call.future.done():
             call.future.set_result(message)
 

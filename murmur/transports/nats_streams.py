@@ -93,7 +93,7 @@ class Streams:
         A longer lease stands: whoever shares a consumer with workers of another lease must not lose to it.
         """
         stream = self.stream(topic)
-        wait = NEVER if lease is None else max(1, int(lease * NANOSECONDS))
+        wait = lease_of(lease)
         try:
             stands = await self._link.api(f"CONSUMER.INFO.{stream}.{CONSUMER}")
         except JetStreamError as error:
@@ -197,3 +197,8 @@ class Streams:
         if wrong:
             problem = f"the stream {name!r} has other settings: {'; '.join(wrong)}. Delete it, or use another namespace"
             raise BrokerRefused(url=self._link.shown, problem=problem)
+
+
+def lease_of(lease: float | None) -> int:
+    """Return a lease as a consumer has it, nanoseconds."""
+    return NEVER if lease is None else max(1, int(lease * NANOSECONDS))
