@@ -5,6 +5,8 @@ by whoever comes first, publishers too; what stands already is used if it keeps 
 and refused with a sentence if not. Source: docs.nats.io, "JetStream wire API".
 """
 
+import asyncio
+import random
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import quote
@@ -34,6 +36,7 @@ class Streams:
         self._link = link
         self._topics = Topics(namespace)
         self._replicas = int(link.url.options.get("replicas", "1"))
+        self._stood: set[str] = set()  # streams that we saw
 
     # -- names ------------------------------------------------------------------------------------------------------
 
@@ -78,7 +81,12 @@ class Streams:
                 raise self.refused(error) from None
         else:
             self._check(name, config, stands["config"])
+            self._stood.add(name)
             return
+        if name in self._stood:
+            # The server (2.9) tells of a deletion first and removes files afterwards, those of a new stream as well.
+            await asyncio.sleep(random.uniform(0.5, 1.0))  # noqa: S311  jitter, no secret
+        self._stood.add(name)
         try:
             await self._link.api(f"STREAM.CREATE.{name}", config)
         except JetStreamError as error:
