@@ -22,7 +22,6 @@ from murmur.transports.nats_link import JetStreamError
 from murmur.transports.nats_pull import Pull
 from murmur.transports.nats_session import Hold, Session, delivered, place_of
 from murmur.transports.nats_streams import CONSUMER, CONSUMER_MISSING, NANOSECONDS, STREAM_MISSING, lease_of
-from murmur.transports.nats_wire import Message
 
 LONGEST_WAIT: Final = 5.0  # seconds of one waiting request
 _AT_ONCE: Final = 0.01  # seconds in which a waiting request brings what was there already
@@ -131,7 +130,7 @@ class Intake:
             for name, pull in pulls.items():
                 await pull.over()
                 self._ended(name, pull)
-            came = {name: self._handed(name, pull.messages) for name, pull in pulls.items()}
+            came = {name: self._handed(name, pull) for name, pull in pulls.items()}
             taken += [one for deliveries in came.values() for one in deliveries]
             of = dict(shares)
             asked = [
@@ -173,7 +172,7 @@ class Intake:
         taken: list[Delivery] = []
         for name, pull in pulls.items():
             self._ended(name, pull)
-            taken += self._handed(name, pull.messages)
+            taken += self._handed(name, pull)
         self._is_trickle = asyncio.get_running_loop().time() - began > _AT_ONCE
         if len(taken) > credit:
             self._give(taken[credit:])
@@ -190,18 +189,18 @@ class Intake:
         if pull.is_silent or pull.status in (409, 503):
             self._unsure.add(topic)
 
-    def _handed(self, topic: str, messages: Sequence[Message]) -> list[Delivery]:
-        """Return messages as deliveries that are ours now; what comes too early goes back for later."""
+    def _handed(self, topic: str, pull: Pull) -> list[Delivery]:
+        """Return what a request brought as deliveries that are ours now; what comes too early goes back for later."""
         session, taken = self._session, []
         lease = session.spec(topic).lease
-        for message in messages:
+        for message in pull.messages:
             known = session.places.get((topic, place_of(message)[1]))
             if known is not None and known in session.held:
                 # The server thought its lease was over; it is still with us, under a new name.
                 hold = session.held[known]
                 hold.reply, hold.beat_at = message.reply, time.monotonic()
                 continue
-            delivery, early = delivered(topic, message, lease=lease)
+            delivery, early = delivered(topic, message, lease=lease, asked_at=pull.asked_at)
             if early > 0:
                 nak = b"-NAK " + json.dumps({"delay": int(early * NANOSECONDS)}).encode()
                 session.link.say(message.reply.decode(), nak)

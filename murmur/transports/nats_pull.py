@@ -7,6 +7,7 @@ does not exist answers nothing at all, so silence is an answer, too.
 
 import asyncio
 import json
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -27,6 +28,7 @@ class Pull:
     ) -> None:
         self._link, self._batch, self._woken = link, batch, woken
         self.messages: list[Message] = []
+        self.asked_at = time.monotonic() if expires <= 0 else None  # one that waits may bring it much later
         self._count = 0
         self.status = 0
         self.status_text = ""
