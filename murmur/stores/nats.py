@@ -43,6 +43,7 @@ class NatsStore:
     """The store port on one NATS server or cluster. A lease lapses unless its owner renews it."""
 
     moves_messages: Final = False
+    keeps_rows: Final = True
     keeps_leases: Final = False
 
     def __init__(
