@@ -6,6 +6,9 @@ Who gets which task is decided in `pool`; what processes may ask is answered in 
 """
 
 import asyncio
+import contextlib
+import os
+import signal
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, Protocol
 
@@ -23,7 +26,7 @@ from supervisors.channel import ChannelClosed
 from supervisors.process import Link
 from supervisors.watchdog import Verdict
 
-_DRAINED_WITHIN: Final = 5.0  # seconds a process may take beyond its drain
+_DRAINED_WITHIN: Final = 2.0  # seconds a process may take beyond its drain; the node itself has 4.5
 
 
 class Owner(Protocol):
@@ -122,14 +125,19 @@ class Seat:
         return works
 
     async def drain(self, seconds: float) -> None:
-        """Have the process drain, and wait for it."""
+        """Have the process drain, and wait for it. One that does not is stuck: it is killed, and its tools with it."""
         self.is_closed = True
         self.tell(wire.Drain(seconds))
         try:
             async with asyncio.timeout(seconds + _DRAINED_WITHIN):
                 await self.drained.wait()
         except TimeoutError:
-            logger.error("worker process {} did not drain in {:g} s; its tasks are given back", self.link.pid, seconds)
+            logger.error(
+                "worker process {} did not drain in {:g} s; killed, its tasks given back", self.link.pid, seconds
+            )
+            if not self._is_over:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self.link.pid, signal.SIGKILL)
 
     # -- inside -----------------------------------------------------------------------------------
 

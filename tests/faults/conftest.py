@@ -20,14 +20,14 @@ class Fleet:
         self.ledger = folder / "ledger"
         self.workers: list[subprocess.Popen[bytes]] = []
 
-    def start(self, broker: str, *arguments: str) -> subprocess.Popen[bytes]:
-        """Start a worker and return when it serves."""
-        command = (sys.executable, "-m", "murmur.cli.main", "worker", "start", "--app", APP, "--broker", broker)
+    def start(self, broker: str, *arguments: str, app: str = APP) -> subprocess.Popen[bytes]:
+        """Start a worker, which leads a process group as in a terminal."""
+        command = (sys.executable, "-m", "murmur.cli.main", "worker", "start", "--app", app, "--broker", broker)
         clean = {name: value for name, value in os.environ.items() if not name.startswith("MURMUR_")}
         # Nobody watches: what a control plane takes to import would be measured as the fleet's.
         environment = {**clean, "PYTHONPATH": str(ROOT), "LEDGER": str(self.ledger), "MURMUR_HEARTBEAT": "0"}
         log = (self.ledger.parent / f"worker-{len(self.workers)}.log").open("wb")
-        worker = subprocess.Popen([*command, *arguments], env=environment, stderr=log, stdout=log)
+        worker = subprocess.Popen([*command, *arguments], env=environment, stderr=log, stdout=log, process_group=0)
         log.close()
         self.workers.append(worker)
         return worker

@@ -1,6 +1,7 @@
 """Agents for worker processes: quick ones, slow ones, and those that take their process with them."""
 
 import asyncio
+import ctypes
 import os
 import signal
 import time
@@ -38,6 +39,12 @@ class Deadly(Actor[str, str]):
                 os._exit(3)
             case "hang":
                 time.sleep(3_600)  # noqa: ASYNC251  that is the point
+            case "spin":
+                while True:
+                    pass
+            case "hold":
+                while True:
+                    ctypes.PyDLL(None).sleep(3_600)  # in C, holding the interpreter lock
             case "slow":
                 await asyncio.sleep(1.0)
         return how
