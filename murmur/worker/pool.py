@@ -87,9 +87,13 @@ class Pool:
         self._spares = Spares(self._spare, self.supervisor, lambda: bool(self._apart) and not self._is_draining)
 
     def spec(self) -> SupervisorSpec:
-        """Return the supervisor of the processes."""
+        """Return the supervisor of the processes.
+
+        Most deaths are a task's, or an operator's, and must not stop the others' work: three a second of each process
+        are those. Only what dies faster than that has its fault in the process itself, and is paused.
+        """
         return SupervisorSpec(
-            intensity=Intensity(max_restarts=max(20, 4 * self.count), period=10.0),
+            intensity=Intensity(max_restarts=30 * max(self.count, 2), period=10.0),
             exceeded=Exceeded.PAUSE,
             pause=5.0,
             children=[self._process(f"process-{number}") for number in range(1, self.count + 1)],

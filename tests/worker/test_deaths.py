@@ -1,0 +1,56 @@
+"""Many deaths, and the death of what all processes are forked from: they are replaced, and no task is lost."""
+
+import asyncio
+import os
+import signal
+
+import psutil
+import pytest
+
+from murmur import AgentRuntime
+from murmur.worker import Worker
+from supervisors.events import RetryPlanned
+from tests.brokers.redis_server import RedisServer
+from tests.worker.pooled_agents import Where
+from tests.worker.test_processes import pool_of, until
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
+
+
+def node(broker: str) -> Worker:
+    return Worker(broker=broker, agents=[Where], processes=2, concurrency=6, drain=5.0)
+
+
+async def test_a_killed_fork_server_costs_its_processes_and_no_task(redis_server: RedisServer) -> None:
+    async with AgentRuntime(broker=redis_server.url) as runtime, node(redis_server.url) as worker:
+        pool = pool_of(worker)
+        gathering = asyncio.ensure_future(runtime.gather(Where, [0.5] * 12, timeout=100.0))
+        await until(lambda: pool.running == 6)
+        before = set(pool.seats)
+        os.kill(psutil.Process(min(before)).ppid(), signal.SIGKILL)
+        results = await gathering
+        assert all(result.is_ok() for result in results)
+        assert not {result.output for result in results if result.metadata.attempts > 1} & before
+        await until(lambda: len(pool.seats) == 2 and not pool.seats.keys() & before)
+        rows = await pool.queue.store.read([result.task_id for result in results])
+        assert {(row.crashes, row.failures) for row in rows if row} == {(0, 0)}
+
+
+async def test_two_dozen_deaths_in_a_row_pause_nothing() -> None:
+    async with node("memory://deaths") as worker:
+        pool = pool_of(worker)
+        supervisor = pool.supervisor()
+        assert supervisor is not None
+        paused: list[object] = []
+
+        async def listen() -> None:
+            async for event in supervisor.events():
+                paused.extend([event] if isinstance(event, RetryPlanned) and event.is_pause else [])
+
+        listening = asyncio.ensure_future(listen())
+        for _ in range(24):
+            doomed = min(pool.seats)
+            os.kill(doomed, signal.SIGKILL)
+            await until(lambda doomed=doomed: doomed not in pool.seats and len(pool.seats) == 2)
+        listening.cancel()
+        assert paused == []
