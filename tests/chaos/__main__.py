@@ -14,6 +14,7 @@ def _main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--tasks", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--processes", type=int, default=0, help="worker processes of each node; 0: none")
     parser.add_argument("--keep", type=Path, help="a folder for the history, the receiver and the logs")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as made:
@@ -21,7 +22,8 @@ def _main() -> int:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "redis").mkdir(exist_ok=True)
         with RedisServer(folder / "redis", aof=True) as server:
-            report = asyncio.run(Storm(server, folder, tasks=options.tasks, seed=options.seed).run())
+            storm = Storm(server, folder, tasks=options.tasks, seed=options.seed, processes=options.processes)
+            report = asyncio.run(storm.run())
     print(report)
     print(*report.broken[:50], sep="\n")
     return 1 if report.broken else 0

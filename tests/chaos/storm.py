@@ -2,6 +2,7 @@
 
 Workers and the publisher are real processes, each behind a network that is cut, swallowed, delayed and throttled; they
 are killed, frozen for three leases, and drained; the server is killed, frozen and restarted. The lease is two seconds.
+With `--processes N` each worker is a node with N worker processes, which are killed, frozen and crashed as well.
 """
 
 import asyncio
@@ -15,9 +16,11 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+import psutil
 from attrs import define, field
 
 from murmur import wiring
@@ -26,12 +29,19 @@ from murmur.task_queue import TaskQueue
 from murmur.transport import Outgoing, Receipt
 from tests.brokers.proxy import Proxy
 from tests.brokers.server import Server
+from tests.chaos import processes
 from tests.chaos.checker import Found, violations
 from tests.chaos.history import events
 
 LEASE: Final = 2.0  # seconds
 WORKERS: Final = 3
 BATCH: Final = "storm"
+_SPARED: Final = 0  # the worker that is frozen and cut off, but not ended, in storms with worker processes
+_STRIKES: Final = (  # what befalls worker processes: weight, name, signal
+    (6, "process killed", signal.SIGKILL),
+    (3, "process frozen", signal.SIGSTOP),
+    (3, "process crashed", signal.SIGSEGV),
+)
 _ROOT: Final = Path(__file__).parents[2]
 
 
@@ -56,8 +66,9 @@ class Report:
 class Storm:
     """One run. Belongs to a loop."""
 
-    def __init__(self, server: Server, folder: Path, *, tasks: int, seed: int) -> None:
+    def __init__(self, server: Server, folder: Path, *, tasks: int, seed: int, processes: int = 0) -> None:
         self._server = server
+        self._processes = processes
         self._folder = folder
         self._tasks = tasks
         self._dice = random.Random(seed)
@@ -68,6 +79,7 @@ class Storm:
         self._faults: Counter[str] = Counter()
         self._lasting: set[asyncio.Task[Any]] = set()  # faults that go on for a while
         self._broker = asyncio.Lock()  # one thing at a time happens to it
+        self._leaks: list[str] = []
 
     async def run(self, *, calm_after: float = 1e9) -> Report:
         """Run it to its end; no faults any more after `calm_after` seconds."""
@@ -75,7 +87,6 @@ class Storm:
             sql.execute("PRAGMA journal_mode = WAL")
             sql.execute("CREATE TABLE effects (key TEXT, token INTEGER)")
             sql.execute("CREATE INDEX effects_by_key ON effects (key)")
-        began = time.monotonic()
         async with contextlib.AsyncExitStack() as stack:
             for _ in range(WORKERS + 1):
                 self._proxies.append(await stack.enter_async_context(Proxy(self._server.port)))
@@ -83,6 +94,8 @@ class Storm:
             self._workers = [self._worker(number) for number in range(WORKERS)]
             self._publisher = self._published()
             garbling = asyncio.ensure_future(self._garble(self._tasks // 100))
+            files = await processes.files_of(self._workers[_SPARED]) if self._processes else 0
+            began = time.monotonic()
             while self._publisher.poll() is None or self._publisher.returncode != 0:
                 if self._publisher.poll() is not None:
                     self._publisher = self._published()  # it was killed: the batch is resumed
@@ -93,6 +106,9 @@ class Storm:
             if self._lasting:
                 await asyncio.wait(self._lasting)  # the broker must be there to be asked
             await garbling
+            if self._processes:
+                self._leaks += await processes.leaked_files(self._workers[_SPARED], files)
+        self._leaks += await processes.orphans(f"HISTORY={self._history}")
         seconds = time.monotonic() - began
         starts = sum(1 for _ in events(self._history, "start"))
         return Report(self._tasks, seconds, self._faults, starts, await self._checked())
@@ -101,9 +117,9 @@ class Storm:
 
     def _fault(self) -> None:
         faults: list[tuple[int, str, Callable[[], Any]]] = [
-            (4, "worker killed", lambda: self._kill(self._dice.randrange(WORKERS))),
+            (4, "worker killed", self._ended_one().kill),
             (3, "worker frozen", lambda: self._freeze(self._dice.randrange(WORKERS))),
-            (2, "worker drained", self._workers[self._dice.randrange(WORKERS)].terminate),
+            (2, "worker drained", self._ended_one().terminate),
             (4, "connections cut", lambda: self._dice.choice(self._proxies).cut()),
             (2, "requests swallowed", lambda: self._for_a_while("loses_requests", True)),
             (2, "replies swallowed", lambda: self._for_a_while("loses_replies", True)),
@@ -113,6 +129,8 @@ class Storm:
             (1, "broker killed", self._restart),
             (1, "broker frozen", self._freeze_broker),
         ]
+        if self._processes:
+            faults += [(weight, name, partial(self._strike, number)) for weight, name, number in _STRIKES]
         _, name, do = self._dice.choices(faults, [weight for weight, _, _ in faults])[0]
         self._faults[name] += 1
         done = do()
@@ -121,8 +139,19 @@ class Storm:
             self._lasting.add(task)
             task.add_done_callback(self._lasting.discard)
 
-    def _kill(self, number: int) -> None:
-        self._workers[number].kill()
+    def _ended_one(self) -> "subprocess.Popen[bytes]":
+        """Return a worker that may end: with worker processes the first one stays, to see what it keeps of the dead."""
+        return self._workers[self._dice.randrange(_SPARED + 1 if self._processes else 0, WORKERS)]
+
+    def _strike(self, number: int) -> None:
+        """Send a signal to any worker process of any node; a frozen one is thawed after three leases."""
+        pids = [pid for worker in self._workers for pid in processes.below(worker)]
+        if not pids:
+            return
+        struck = psutil.Process(self._dice.choice(pids))
+        struck.send_signal(number)
+        if number == signal.SIGSTOP:
+            asyncio.get_running_loop().call_later(3 * LEASE, processes.thaw, struck)
 
     async def _freeze(self, number: int) -> None:
         worker = self._workers[number]
@@ -181,7 +210,9 @@ class Storm:
 
     def _worker(self, number: int) -> "subprocess.Popen[bytes]":
         app = ("--app", "tests.chaos.agents", "--consumer-id", f"w{number}", "--concurrency", "15", "--drain", "2")
-        lease = ("--reclaim-min-idle-ms", str(round(LEASE * 1000)), "--heartbeat", "0")  # nobody watches
+        # Nobody watches, so no heartbeat.
+        lease = ("--reclaim-min-idle-ms", str(round(LEASE * 1000)), "--heartbeat", "0")
+        app += ("--processes", str(self._processes))
         return self._process(
             number, "-m", "murmur.cli.main", "worker", "start", *app, *lease, "--broker", self._url(number)
         )
@@ -214,4 +245,6 @@ class Storm:
             letters = await queue.dead_letters("storm", limit=self._tasks * 2)
         finally:
             await queue.close()
-        return violations(Found(self._tasks, BATCH, self._history, self._receiver, rows, letters, self._tasks // 100))
+        return self._leaks + violations(
+            Found(self._tasks, BATCH, self._history, self._receiver, rows, letters, self._tasks // 100)
+        )

@@ -45,6 +45,19 @@ async def test_a_long_storm_breaks_nothing(storm: Callable[..., Storm]) -> None:
     assert_whole(report, faults=TASKS // 400)
 
 
+@pytest.mark.timeout(240)
+async def test_a_storm_over_nodes_with_worker_processes_breaks_nothing(storm: Callable[..., Storm]) -> None:
+    report = await storm(tasks=2_500, seed=SEED, processes=2).run(calm_after=20.0)
+    assert_whole(report, faults=5)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3_600)
+async def test_a_long_storm_over_worker_processes_breaks_nothing(storm: Callable[..., Storm]) -> None:
+    report = await storm(tasks=TASKS, seed=SEED, processes=2).run()
+    assert_whole(report, faults=TASKS // 400)
+
+
 class Made:
     """A flawless history of twenty tasks, to be spoilt in one way."""
 
