@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from benchmarks import measures
+from benchmarks import measures, node
 from benchmarks.idle import idle
 from benchmarks.in_process import actors, in_process, named
 from benchmarks.lease import lease
@@ -28,9 +28,13 @@ BENCHMARKS: Final = {
     "named": named,
     "tasks": tasks,
     "processes": processes,
+    "recovery": node.recovery,
+    "price": node.price,
+    "poison": node.poison,
 }
 ON_ALL: Final = ("fan_out", "latency", "waiting")  # that are measured on other brokers too
-ON_DEMAND: Final = {"lease": lease}  # minutes, and it takes the whole machine: only when named
+# Minutes, and some take the whole machine: only when named.
+ON_DEMAND: Final = {"lease": lease, "deaths": node.deaths}
 
 
 def main() -> None:

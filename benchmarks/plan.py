@@ -20,6 +20,10 @@ class Plan:
     lease: int = 200
     kills: int = 300
     restarts: int = 20_000
+    node_kills: int = 200
+    burn: int = 600
+    poison: int = 2_000
+    deaths: int = 1_000
 
     @classmethod
     def quick(cls, rounds: int, *, broker: str = "redis") -> "Plan":
@@ -35,4 +39,8 @@ class Plan:
             idle_seconds=3.0,
             kills=30,
             restarts=2_000,
+            node_kills=6,
+            burn=100,
+            poison=400,
+            deaths=20,
         )

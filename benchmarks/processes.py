@@ -14,8 +14,9 @@ from typing import Final
 
 import anyio
 
+from benchmarks.clocks import private_bytes
 from benchmarks.plan import Plan
-from benchmarks.table import Row, Target
+from benchmarks.table import Row, Target, part
 from supervisors import ChildSpec, Intensity, Isolation, Processes, Supervisor, SupervisorSpec, open_supervisor
 from supervisors.events import ChildExited, ChildStarted, EventStream
 from supervisors.process import ProcessContext
@@ -65,15 +66,15 @@ async def _measure(kills: int) -> dict[str, float]:
         for each in children[1:]:
             await sup.start_child(each)
         await anyio.sleep(2.0)  # some beats, and what they touch
-        private = sorted(_private_memory(info.info) for info in sup.which_children() if isinstance(info.info, int))
+        private = sorted(private_bytes(info.info) for info in sup.which_children() if isinstance(info.info, int))
         events = sup.events()
         pairs = [await _kill(sup, events, f"c{n % CHILDREN}") for n in range(kills)]
     noticed, ready = (sorted(column) for column in zip(*pairs, strict=True))
     return {
-        "noticed_p50": _part(noticed, 0.5),
-        "noticed_p99": _part(noticed, 0.99),
-        "ready_p50": _part(ready, 0.5),
-        "ready_p99": _part(ready, 0.99),
+        "noticed_p50": part(noticed, 0.5),
+        "noticed_p99": part(noticed, 0.99),
+        "ready_p50": part(ready, 0.5),
+        "ready_p99": part(ready, 0.99),
         "private": private[len(private) // 2] / 2**20,
         "first": first,
     }
@@ -91,16 +92,6 @@ async def _kill(sup: Supervisor, events: EventStream, name: str) -> tuple[float,
         if isinstance(event, ChildStarted):
             break
     return noticed * MILLI, (time.perf_counter() - began) * MILLI
-
-
-def _private_memory(pid: int) -> int:
-    with open(f"/proc/{pid}/smaps_rollup", "rb") as file:
-        lines = file.read().splitlines()
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(b"Private_"))
-
-
-def _part(values: list[float], part: float) -> float:
-    return values[min(int(len(values) * part), len(values) - 1)]
 
 
 def _alone(kills: int) -> dict[str, float]:

@@ -93,3 +93,8 @@ def number(value: float) -> str:
     if abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}"
+
+
+def part(values: Sequence[float], share: float) -> float:
+    """Return the value below which this share of them lies; they are sorted."""
+    return values[min(int(len(values) * share), len(values) - 1)]
