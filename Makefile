@@ -13,8 +13,8 @@ CODE := .
 help: ## say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(READY) ## supervised agents at work: no key, no broker, under 10 s
-	@$(VENV)/python examples/distributed.py
+demo: $(READY) ## supervised agents at work: no key, no broker, under 10 s; PROCESSES=2: in processes that are killed meanwhile
+	@$(VENV)/python examples/$(if $(PROCESSES),killed_processes.py --processes $(PROCESSES),distributed.py)
 
 test: $(READY) brokers ## everything a change must pass: format, lint, types, tests
 	@status=0; \
