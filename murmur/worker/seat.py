@@ -116,6 +116,7 @@ class Seat:
     def emptied(self) -> list[Work]:
         """It is dead, or may run on for nothing: take everything from it and return what is still ours."""
         self.is_closed = self._is_over = True
+        self.drained.set()  # who waits for that waits for nobody
         works = [work for task_id, work in self.in_hand.items() if task_id not in self.lost]
         for _ in range(len(self.in_hand) - self.parked):
             self.pool.slots.leave()

@@ -54,3 +54,21 @@ async def test_two_dozen_deaths_in_a_row_pause_nothing() -> None:
             await until(lambda doomed=doomed: doomed not in pool.seats and len(pool.seats) == 2)
         listening.cancel()
         assert paused == []
+
+
+async def test_a_drain_does_not_wait_for_a_process_that_died() -> None:
+    broker = "memory://dying"
+    worker = Worker(broker=broker, agents=[Where], processes=2, concurrency=2, drain=3_600.0)
+    async with AgentRuntime(broker=broker) as runtime:
+        await worker.start()
+        pool = pool_of(worker)
+        lost = asyncio.ensure_future(runtime.gather(Where, [3_600.0] * 2, timeout=None))
+        await until(lambda: pool.running == 2)
+        seats = list(pool.seats.values())
+        stopping = asyncio.ensure_future(worker.stop())
+        await until(lambda: all(seat.is_closed for seat in seats))
+        for seat in seats:
+            os.kill(seat.link.pid, signal.SIGKILL)
+        async with asyncio.timeout(60):
+            await stopping
+        lost.cancel()
