@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+from functools import partial
 
 import psutil
 import pytest
@@ -14,7 +15,8 @@ from tests.brokers.redis_server import RedisServer
 from tests.worker.pooled_agents import Where
 from tests.worker.test_processes import pool_of, until
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
+eventually = partial(until, within=60.0)
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 
 
 def node(broker: str) -> Worker:
@@ -25,13 +27,13 @@ async def test_a_killed_fork_server_costs_its_processes_and_no_task(redis_server
     async with AgentRuntime(broker=redis_server.url) as runtime, node(redis_server.url) as worker:
         pool = pool_of(worker)
         gathering = asyncio.ensure_future(runtime.gather(Where, [0.5] * 12, timeout=100.0))
-        await until(lambda: pool.running == 6)
+        await eventually(lambda: pool.running == 6)
         before = set(pool.seats)
         os.kill(psutil.Process(min(before)).ppid(), signal.SIGKILL)
         results = await gathering
         assert all(result.is_ok() for result in results)
         assert not {result.output for result in results if result.metadata.attempts > 1} & before
-        await until(lambda: len(pool.seats) == 2 and not pool.seats.keys() & before)
+        await eventually(lambda: len(pool.seats) == 2 and not pool.seats.keys() & before)
         rows = await pool.queue.store.read([result.task_id for result in results])
         assert {(row.crashes, row.failures) for row in rows if row} == {(0, 0)}
 
@@ -51,7 +53,7 @@ async def test_two_dozen_deaths_in_a_row_pause_nothing() -> None:
         for _ in range(24):
             doomed = min(pool.seats)
             os.kill(doomed, signal.SIGKILL)
-            await until(lambda doomed=doomed: doomed not in pool.seats and len(pool.seats) == 2)
+            await eventually(lambda doomed=doomed: doomed not in pool.seats and len(pool.seats) == 2)
         listening.cancel()
         assert paused == []
 
@@ -63,10 +65,10 @@ async def test_a_drain_does_not_wait_for_a_process_that_died() -> None:
         await worker.start()
         pool = pool_of(worker)
         lost = asyncio.ensure_future(runtime.gather(Where, [3_600.0] * 2, timeout=None))
-        await until(lambda: pool.running == 2)
+        await eventually(lambda: pool.running == 2)
         seats = list(pool.seats.values())
         stopping = asyncio.ensure_future(worker.stop())
-        await until(lambda: all(seat.is_closed for seat in seats))
+        await eventually(lambda: all(seat.is_closed for seat in seats))
         for seat in seats:
             os.kill(seat.link.pid, signal.SIGKILL)
         async with asyncio.timeout(60):
