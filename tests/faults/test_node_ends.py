@@ -179,7 +179,8 @@ async def test_a_second_signal_ends_a_node_at_once_and_gives_its_tasks_back(node
             while first.poll() is None:  # two signals at once may be heard as one
                 first.terminate()
                 await asyncio.sleep(1.0)
-        assert first.returncode in ENDED, nodes.log(first)
+        # The last of them may come when it has ended already, but for the interpreter.
+        assert first.returncode in (*ENDED, -signal.SIGTERM), nodes.log(first)
         await all_gone(alive)
         await nodes.start()
         await until(lambda: len(nodes.fleet.events("start")) == 8)
