@@ -56,6 +56,7 @@ $(READY): pyproject.toml uv.lock tools/set_up.sh
 	@tools/set_up.sh
 	@touch $@
 
-brokers:
+brokers: $(READY)
 	@command -v redis-server >/dev/null || tools/apt.sh "the tests need redis-server" redis-server
 	@test -x /usr/sbin/nats-server || command -v nats-server >/dev/null || tools/apt.sh "the tests need nats-server" nats-server
+	@tools/kafka.sh

@@ -8,11 +8,12 @@ import contextlib
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import pytest
 from attrs import frozen
 
+from tests.brokers.kafka_server import KafkaServer, shared_server
 from tests.brokers.nats_server import NatsServer
 from tests.brokers.redis_server import RedisServer
 from tests.brokers.server import Server
@@ -138,6 +139,38 @@ def nats_server(request: pytest.FixtureRequest, shared_nats: NatsServer) -> Nats
     if not shared_nats.is_running():
         raise AssertionError("an earlier test ended the shared NATS; such a test uses start_nats")
     return lend(request, shared_nats)
+
+
+@pytest.fixture(scope="session")
+def shared_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of the one Kafka of all test processes. Tests keep to names of their own on it, and never end it."""
+    require(KafkaServer)
+    root = tmp_path_factory.getbasetemp()
+    with shared_server(root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) as url:
+        yield url
+
+
+@pytest.fixture
+def kafka_url(shared_kafka: str) -> str:
+    """A Kafka that runs already; topics get few partitions."""
+    return f"{shared_kafka}?partitions=4"
+
+
+@pytest.fixture
+def start_kafka(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[..., KafkaServer]]:
+    """Start Kafkas of a test's own, with the arguments of `KafkaServer`; gone when it ends."""
+    require(KafkaServer)
+    with contextlib.ExitStack() as ends:
+
+        def start(**settings: Any) -> KafkaServer:
+            server = KafkaServer(tmp_path_factory.mktemp("kafka"), **settings)
+            ends.callback(server.kill)
+            lend(request, server).start()
+            return server
+
+        yield start
 
 
 @pytest.hookimpl(wrapper=True)
