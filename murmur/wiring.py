@@ -26,6 +26,8 @@ _TRANSPORTS: Final = {
     "unix": ("murmur.transports.redis", "redis"),
     "nats": ("murmur.transports.nats", "nats"),
     "tls": ("murmur.transports.nats", "nats"),
+    "kafka": ("murmur.transports.kafka", "kafka"),
+    "kafka+ssl": ("murmur.transports.kafka", "kafka"),
 }
 _STORES: Final = {
     "memory": ("murmur.stores.memory", ""),
@@ -39,6 +41,7 @@ _STORES: Final = {
 _DOCTORS: Final = {
     **dict.fromkeys(("redis", "rediss", "unix"), ("murmur.transports.redis_doctor", "redis")),
     **dict.fromkeys(("nats", "tls"), ("murmur.transports.nats_doctor", "nats")),
+    **dict.fromkeys(("kafka", "kafka+ssl"), ("murmur.transports.kafka_doctor", "kafka")),
 }
 _FASTSTREAM: Final = ("redis", "rediss", "unix", "nats", "tls", "kafka", "kafka+ssl", "amqp", "amqps")
 _CONTROLS: Final = {

@@ -124,13 +124,17 @@ class ChildMember:
         self._process = process
 
     @classmethod
-    async def start(cls, target: str, url: str, consumer_id: str, specs: Sequence[TopicSpec]) -> "ChildMember":
+    async def start(
+        cls, target: str, url: str, consumer_id: str, specs: Sequence[TopicSpec], *, namespace: str = ""
+    ) -> "ChildMember":
         """Start a child on `target`, an adapter's `module:connect`, and return once its topics are open."""
         topics = [{"name": one.name, "lease": one.lease, "dead_topic": one.dead_topic} for one in specs]
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             str(_SCRIPT),
-            json.dumps({"target": target, "url": url, "consumer_id": consumer_id, "topics": topics}),
+            json.dumps(
+                {"target": target, "url": url, "consumer_id": consumer_id, "topics": topics, "namespace": namespace}
+            ),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},

@@ -15,7 +15,7 @@ async def main(settings: dict) -> None:  # type: ignore[type-arg]  # JSON
     module, _, name = settings["target"].partition(":")
     specs = [TopicSpec(one["name"], lease=one["lease"], dead_topic=one["dead_topic"]) for one in settings["topics"]]
     transport = getattr(importlib.import_module(module), name)(
-        settings["url"], consumer_id=settings["consumer_id"], namespace="", lease=specs[0].lease
+        settings["url"], consumer_id=settings["consumer_id"], namespace=settings["namespace"], lease=specs[0].lease
     )
     await transport.open(specs)
     member = LocalMember(transport)
