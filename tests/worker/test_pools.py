@@ -69,7 +69,10 @@ async def test_a_poisoned_task_is_told_with_its_exit_its_handler_and_runs_max_cr
         }
     died, hung = letters[results[1].task_id], letters[results[2].task_id]
     assert (died.exit, died.crashes, hung.exit, hung.crashes) == ("code 3", 2, "hung", 2)
-    assert died.attempts == hung.attempts == Deadly.redelivery.max_crashes
+    # Each may also have been taken along once by the other: an attempt, but no crash of its own.
+    most = Deadly.redelivery.max_crashes
+    assert most <= died.attempts <= 2 * most
+    assert most <= hung.attempts <= 2 * most
     assert hung.errors[-1].handler == "tests.worker.pooled_agents:Deadly.receive"
     assert "pooled_agents.py" in (hung.errors[-1].stack or "")
 
