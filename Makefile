@@ -60,3 +60,4 @@ brokers: $(READY)
 	@command -v redis-server >/dev/null || tools/apt.sh "the tests need redis-server" redis-server
 	@test -x /usr/sbin/nats-server || command -v nats-server >/dev/null || tools/apt.sh "the tests need nats-server" nats-server
 	@tools/kafka.sh
+	@command -v rabbitmq-server >/dev/null || tools/apt.sh "the tests need rabbitmq-server" rabbitmq-server

@@ -100,6 +100,7 @@ class Caps:
     max_body: int | None  # bytes
     fair: bool
     durable: bool  # outlives this process
+    exact_count: bool = True  # False: `Delivery.deliveries` may also count what was pushed to somebody and taken back
 
 
 class Transport(Protocol):

@@ -28,6 +28,8 @@ _TRANSPORTS: Final = {
     "tls": ("murmur.transports.nats", "nats"),
     "kafka": ("murmur.transports.kafka", "kafka"),
     "kafka+ssl": ("murmur.transports.kafka", "kafka"),
+    "amqp": ("murmur.transports.rabbitmq", "rabbitmq"),
+    "amqps": ("murmur.transports.rabbitmq", "rabbitmq"),
 }
 _STORES: Final = {
     "memory": ("murmur.stores.memory", ""),
@@ -42,6 +44,7 @@ _DOCTORS: Final = {
     **dict.fromkeys(("redis", "rediss", "unix"), ("murmur.transports.redis_doctor", "redis")),
     **dict.fromkeys(("nats", "tls"), ("murmur.transports.nats_doctor", "nats")),
     **dict.fromkeys(("kafka", "kafka+ssl"), ("murmur.transports.kafka_doctor", "kafka")),
+    **dict.fromkeys(("amqp", "amqps"), ("murmur.transports.rabbitmq_doctor", "rabbitmq")),
 }
 _FASTSTREAM: Final = ("redis", "rediss", "unix", "nats", "tls", "kafka", "kafka+ssl", "amqp", "amqps")
 _CONTROLS: Final = {

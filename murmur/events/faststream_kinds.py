@@ -114,6 +114,8 @@ class _Rabbit:
         return broker.subscriber(queue, broker.murmur_exchange, no_reply=True, persistent=False)
 
     async def publish(self, broker: Any, topic: str, body: bytes) -> None:
+        # Publishing looks for the exchange without making it, and one that is not there costs the channel.
+        await broker.declare_exchange(broker.murmur_exchange)
         # Not mandatory: that nobody listens is no failure of a broadcast.
         await broker.publish(body, exchange=broker.murmur_exchange, routing_key=topic, mandatory=False)
 

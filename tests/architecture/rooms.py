@@ -60,6 +60,7 @@ CLIENTS: Final[Mapping[str, Sequence[str]]] = {
     "multiprocess": ("supervisors/*.py",),
     "nats": ("murmur/transports/nats*.py", "murmur/stores/nats*.py"),
     "opentelemetry": ("murmur/events/*.py",),
+    "pamqp": ("murmur/transports/rabbitmq*.py",),
     "prometheus_client": ("murmur/events/*.py",),
     "pydantic": ("murmur/llm/*.py",),
     "redis": ("murmur/transports/redis*.py", "murmur/stores/redis*.py", "murmur/runs/redis*.py"),

@@ -5,7 +5,10 @@ fails instead: a build that silently tests less than it should is worse than non
 """
 
 import contextlib
+import fcntl
+import itertools
 import os
+import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -15,6 +18,7 @@ from attrs import frozen
 
 from tests.brokers.kafka_server import KafkaServer, shared_server
 from tests.brokers.nats_server import NatsServer
+from tests.brokers.rabbitmq_server import RabbitServer
 from tests.brokers.redis_server import RedisServer
 from tests.brokers.server import Server
 
@@ -171,6 +175,96 @@ def start_kafka(
             return server
 
         yield start
+
+
+_USERS_WITHIN: Final = 1_200.0  # seconds the process that started the shared RabbitMQ waits for the others to be done
+_vhosts = itertools.count(1)
+
+
+@frozen
+class RabbitPlace:
+    """A virtual host for one test."""
+
+    server: RabbitServer
+    vhost: str
+
+    @property
+    def url(self) -> str:
+        """Where a client finds it."""
+        return self.server.at(self.vhost)
+
+
+@pytest.fixture(scope="session")
+def shared_rabbitmq(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> RabbitServer:
+    """The one RabbitMQ of a run, started by the first of its processes that needs it, ended when all are done."""
+    require(RabbitServer)
+    base = tmp_path_factory.getbasetemp()
+    root = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    users = (root / "rabbitmq.users").open("w")
+    with (root / "rabbitmq.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        place = root / "rabbitmq.place"
+        if place.exists():
+            server = RabbitServer.attached(Path(place.read_text()))
+            if server.answers():
+                fcntl.flock(users, fcntl.LOCK_SH)
+                request.config.add_cleanup(users.close)
+                return server
+        server = RabbitServer(tmp_path_factory.mktemp("rabbitmq"))
+        server.start()
+        place.write_text(str(server.folder))
+
+    def end() -> None:
+        place.unlink(missing_ok=True)
+        deadline = time.monotonic() + _USERS_WITHIN
+        while time.monotonic() < deadline:
+            try:
+                fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(0.2)
+        users.close()
+        server.kill()
+
+    # Not a fixture's own end: that is counted to the last test of this process, whose time is bounded.
+    request.config.add_cleanup(end)
+    return server
+
+
+@pytest.fixture
+def rabbitmq(request: pytest.FixtureRequest, shared_rabbitmq: RabbitServer) -> Iterator[RabbitPlace]:
+    """An empty virtual host on the shared RabbitMQ: leave the server running."""
+    vhost = f"{os.environ.get('PYTEST_XDIST_WORKER', 'gw')}-{os.getpid()}-{next(_vhosts)}"
+    lend(request, shared_rabbitmq).add_vhost(vhost)
+    yield RabbitPlace(shared_rabbitmq, vhost)
+    shared_rabbitmq.delete_vhost(vhost)
+
+
+@frozen
+class RabbitStarter:
+    """Starts RabbitMQ nodes for one test, each with everything of its own."""
+
+    make_folder: Callable[[], Path]
+    lend: Callable[[RabbitServer], RabbitServer]
+
+    def __call__(self, *, settings: tuple[str, ...] = (), terms: str = "") -> RabbitServer:
+        """Return a new RabbitMQ that answers; see `RabbitServer` for the options."""
+        server = RabbitServer(self.make_folder(), settings=settings, terms=terms)
+        self.lend(server).start()
+        return server
+
+
+@pytest.fixture
+def start_rabbitmq(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitStarter]:
+    """Start RabbitMQ nodes of a test's own, to be killed and restarted; gone when it ends."""
+    require(RabbitServer)
+    with contextlib.ExitStack() as ends:
+
+        def own(server: RabbitServer) -> RabbitServer:
+            ends.callback(server.kill)
+            return lend(request, server)
+
+        yield RabbitStarter(lambda: tmp_path_factory.mktemp("rabbitmq"), own)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -229,7 +229,8 @@ class OwnershipContract:
         last = await harness.open("last", spec)
         rest = await collect(last, topic, 300 - len(done), within=WITHIN)
         assert sorted(done + [int(one.id) for one in rest]) == list(range(300))
-        assert {one.deliveries for one in rest} == {1}
+        if harness.caps.exact_count:
+            assert {one.deliveries for one in rest} == {1}
 
     async def test_nothing_grows_as_consumers_and_messages_pass_through(self, harness: TransportHarness) -> None:
         topic = harness.topic()
