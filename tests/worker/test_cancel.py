@@ -41,7 +41,7 @@ async def until(holds: Callable[[], object]) -> None:
 
 def running(worker: Worker) -> int:
     assert worker._tree is not None
-    return worker._tree._note().running
+    return worker._tree.note().running
 
 
 async def settled(runtime: AgentRuntime) -> None:

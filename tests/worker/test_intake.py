@@ -66,7 +66,14 @@ async def submit(queue: TaskQueue, *agents: str) -> None:
 
 def intake(queue: TaskQueue, places: Sequence[Place]) -> Intake:
     settler = Settler(queue, on_stale=lambda _: None, on_delayed=lambda: None)
-    return Intake(queue, settler, Slots(100), 10, lambda: places, lambda name: next(p for p in places if name in p.has))
+    return Intake(
+        queue,
+        settler,
+        Slots(100),
+        10,
+        lambda: places,
+        lambda work: next(p for p in places if work.message.agent in p.has),
+    )
 
 
 async def test_no_place_gets_more_than_it_has_room_for_whichever_agents_the_messages_are_for() -> None:
