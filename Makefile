@@ -20,7 +20,7 @@ test: $(READY) brokers ## everything a change must pass: format, lint, types, te
 	@status=0; \
 	$(MAKE) --no-print-directory lint || status=$$?; \
 	$(VENV)/python -m pytest -q -m "alone and not soak" || status=$$?; \
-	$(VENV)/python -m pytest -q -n 4 -m "not alone and not soak" || status=$$?; \
+	$(VENV)/python -m pytest -q -n 5 --dist worksteal -m "not alone and not soak" || status=$$?; \
 	exit $$status
 
 soak: $(READY) brokers ## the long fault runs

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Generic, TypeVar
 
-from attrs import frozen
+from attrs import define, field, frozen
 
 from murmur.codec import Misfit
 from murmur.errors import InputError, NeedsStore, NotNamed, OutputError, PayloadTooLarge
@@ -25,9 +25,19 @@ In = TypeVar("In")
 Out = TypeVar("Out")
 
 
+@define
+class Gate:
+    """Lets those through who ask before a name's home is open, one after another, in the order they came."""
+
+    waiting: int = 0
+    lock: asyncio.Lock = field(factory=asyncio.Lock)
+
+
 @frozen
 class Office:
     """What a runtime lends its refs."""
+
+    gate: Gate
 
     parent: Parent | None  # the task it speaks for
     names: Callable[[AgentEntry], Names | None]  # of this process, where those are all there are, and open
@@ -54,7 +64,7 @@ class Ref(Generic[In, Out]):
         Inside an actor it waits like a gather: its slot is free for others meanwhile.
         """
         office = self._office
-        names = office.names(self._entry) or await self._opened()
+        names = await self._home()
         if office.parent is None:
             return await self._asked(names, message, timeout)
         async with office.parent.parking.parked():
@@ -62,7 +72,7 @@ class Ref(Generic[In, Out]):
 
     async def tell(self, message: In) -> None:
         """Send a message and wait for no answer: return once the broker has it. Raises `SpawnError`, `InputError`."""
-        names = self._office.names(self._entry) or await self._opened()
+        names = await self._home()
         if names is None:
             await self.send(message)
         else:
@@ -76,9 +86,21 @@ class Ref(Generic[In, Out]):
     def __repr__(self) -> str:
         return f"Ref({self._entry.name!r}, {self.key!r})"
 
-    async def _opened(self) -> Names | None:
-        await self._office.open(self._entry, self.key)
-        return self._office.names(self._entry)
+    async def _home(self) -> Names | None:
+        """Return the names of this process, open; None where they live in the fleet. Whoever asks first, goes first."""
+        office, gate = self._office, self._office.gate
+        names = office.names(self._entry)
+        if names is not None and not gate.waiting:
+            return names
+        gate.waiting += 1
+        try:
+            async with gate.lock:
+                if (names := office.names(self._entry)) is None:
+                    await office.open(self._entry, self.key)
+                    names = office.names(self._entry)
+        finally:
+            gate.waiting -= 1
+        return names
 
     async def _asked(self, names: Names | None, message: In, timeout: float | None) -> Out:
         entry = self._entry

@@ -27,7 +27,7 @@ from murmur.runtime.handle import Handle
 from murmur.runtime.inputs import Inputs, Stamp, check_terms
 from murmur.runtime.manifest import Manifest
 from murmur.runtime.progress import Progress, reporting
-from murmur.runtime.ref import Office, Ref, check_store
+from murmur.runtime.ref import Gate, Office, Ref, check_store
 from murmur.runtime.slots import Slot
 from murmur.store import Store
 from murmur.task import AgentResult, TaskSpec
@@ -82,6 +82,7 @@ class AgentRuntime:
         self._shown = "this process" if broker is None else wiring.shown(broker)
         self._parent: Parent | None = None
         self._engine: Engine | None = None
+        self._gate = Gate()
         self._embedded: Worker | None = None
         self._runner: asyncio.Runner | None = None
         self._queue = None if broker is None else self._connected(broker)
@@ -98,6 +99,7 @@ class AgentRuntime:
         runtime._parent = runtime._embedded = runtime._runner = None
         runtime._queue = queue
         runtime._engine = Engine(queue, runtime_id=runtime_id, owns_queue=False)
+        runtime._gate = Gate()
         return runtime
 
     def register(self, actor: AnyActor, *, name: str | None = None) -> None:
@@ -212,7 +214,7 @@ class AgentRuntime:
     def ref(self, agent: str | Remote, key: str) -> Ref[Any, Any]: ...
     def ref(self, agent: Any, key: str) -> Ref[Any, Any]:
         """Return the actor of this name, wherever it lives. Raises `BadActorKey`, `NotNamed`, `UnknownAgent`."""
-        office = Office(self._parent, self._names_here, self._opened, self._asked, self._submitted)
+        office = Office(self._gate, self._parent, self._names_here, self._opened, self._asked, self._submitted)
         return Ref(office, self.registry.resolve(agent), key)
 
     def run_sync(self, agent: Any, task: Any, *, timeout: float | None = None) -> AgentResult[Any]:
