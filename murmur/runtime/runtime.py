@@ -94,12 +94,10 @@ class AgentRuntime:
         runtime.broker, runtime.store, runtime.namespace = None, None, queue.topics.namespace
         runtime.runtime_id, runtime.registry, runtime.retention = runtime_id, registry, 0.0
         runtime._no_workers_after = 60.0
-        runtime._strict = False
-        runtime._shown = broker
+        runtime._strict, runtime._shown = False, broker
         runtime._parent = runtime._embedded = runtime._runner = None
-        runtime._queue = queue
+        runtime._queue, runtime._gate = queue, Gate()
         runtime._engine = Engine(queue, runtime_id=runtime_id, owns_queue=False)
-        runtime._gate = Gate()
         return runtime
 
     def register(self, actor: AnyActor, *, name: str | None = None) -> None:
