@@ -27,9 +27,11 @@ def test_a_poisonous_task_is_run_again_and_put_aside_and_the_rest_is_answered() 
     assert 1 < found["runs of a poisonous task, most"] <= 3
 
 
+@pytest.mark.soak
 def test_the_price_of_processes_is_told_for_idle_and_for_busy_tasks() -> None:
     assert [row.ratio is not None and row.ratio > 0 for row in node.price(PLAN)] == [True, True]
 
 
+@pytest.mark.soak
 def test_dead_processes_are_counted_while_tasks_are_answered() -> None:
     assert figures(node.deaths(PLAN))["tasks answered meanwhile"] > 0
