@@ -53,7 +53,12 @@ async def _hasty(shards: Shards, mailbox: str, held: Any) -> None:
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize(
     ("of", "verb", "bug"),
-    [(Kept, "commit", _results_forgotten), (Kept, "_swap", _unfenced), (Shards, "_begin_reading", _hasty)],
+    [
+        (Kept, "commit", _results_forgotten),
+        (Kept, "_swap", _unfenced),
+        # Needs a rare course: most times within 10 seeds, once not within 120.
+        pytest.param(Shards, "_begin_reading", _hasty, marks=pytest.mark.soak),
+    ],
 )
 def test_a_planted_bug_is_found(of: type, verb: str, bug: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(of, verb, bug)
