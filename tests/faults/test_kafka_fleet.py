@@ -13,7 +13,7 @@ from murmur import AgentRuntime, Remote
 from tests.brokers.kafka_server import KafkaServer
 from tests.faults.conftest import Fleet
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.soak, pytest.mark.anyio]
 WORK = Remote("work")
 PATIENTLY = 60.0  # seconds
 
