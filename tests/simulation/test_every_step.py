@@ -22,6 +22,7 @@ def test_nothing_that_happens_to_one_call_breaks_anything() -> None:
     check(None, depth=1)
 
 
+@pytest.mark.soak
 def test_nothing_that_happens_to_two_decisive_calls_breaks_anything() -> None:
     check(DECISIVE, depth=2)
 
