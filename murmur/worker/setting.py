@@ -16,8 +16,10 @@ _BEATS: Final = 10  # beats of a process within the time after which it is taken
 _LATE: Final = 4  # parts of that time after which it gets no new work
 _OURS: Final = ("MURMUR_BROKER", "MURMUR_STORE", "MURMUR_SIGNING_KEYS")
 # What Python, its packages and their certificates need to work at all.
-_ALWAYS: Final = ("PATH", "HOME", "USER", "LANG", "LC_*", "TZ", "TMPDIR", "PYTHON*", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
-_ALWAYS_TOO: Final = ("SSL_CERT_*", LOGS_JSON)
+_ALWAYS: Final = (
+    *("PATH", "HOME", "USER", "LANG", "LC_*", "TZ", "TMPDIR", "PYTHON*", "VIRTUAL_ENV", "LD_LIBRARY_PATH"),
+    *("SSL_CERT_*", LOGS_JSON),
+)
 
 
 @frozen
@@ -72,11 +74,7 @@ class Keeping:
         Without a list of its own it is given all but those that hold the node's credentials: no actor needs them.
         """
         named = self.limits.environment
-        names = (
-            (*_ALWAYS, *_ALWAYS_TOO, *named)
-            if named is not None
-            else tuple(name for name in environ if name not in _OURS)
-        )
+        names = (*_ALWAYS, *named) if named is not None else tuple(name for name in environ if name not in _OURS)
         return evolve(self.limits, environment=names)
 
     @property
