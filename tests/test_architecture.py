@@ -12,11 +12,11 @@ import pytest
 from tests.architecture.imports import Module, read_modules
 from tests.architecture.rooms import cycles, misplaced_clients, wrong_directions
 from tests.architecture.sources import long_files, mentions_of_workplace, without_docstring
-from tests.architecture.start_up import MOST_CPU, MOST_CPU_OF_SUPERVISORS, cpu_above_bare, heavy_modules
+from tests.architecture.start_up import MOST_MODULES, heavy_modules, modules_above_bare
 
 ROOT: Final = Path(__file__).parents[1]
 
-STARTS: Final = {"import murmur": "import murmur"}
+STARTS: Final = {"import murmur": "import murmur", "import supervisors": "import supervisors"}
 if any((ROOT / "murmur" / "cli").glob("*.py")):
     STARTS["murmur --help"] = (
         "import sys; sys.argv = ['murmur', '--help']; from murmur.cli.main import main; sys.exit(main())"
@@ -60,10 +60,9 @@ def test_nothing_names_the_workplace() -> None:
     none_of(mentions_of_workplace(ROOT))
 
 
-@pytest.mark.alone
-@each_start
-def test_starting_is_quick(program: str) -> None:
-    assert cpu_above_bare(program, cwd=ROOT) <= MOST_CPU
+@pytest.mark.parametrize("name", STARTS)
+def test_starting_loads_little(name: str) -> None:
+    assert len(modules_above_bare(STARTS[name], cwd=ROOT)) <= MOST_MODULES[name]
 
 
 @each_start
@@ -71,8 +70,5 @@ def test_starting_loads_no_client_and_no_server(program: str) -> None:
     none_of(heavy_modules(program, cwd=ROOT))
 
 
-@pytest.mark.alone
-def test_supervisors_alone_start_quickly_and_load_nothing_of_murmur() -> None:
-    assert cpu_above_bare("import supervisors", cwd=ROOT) <= MOST_CPU_OF_SUPERVISORS
-    program = "import supervisors, sys; assert not any(m.partition('.')[0] == 'murmur' for m in sys.modules)"
-    none_of(heavy_modules(program, cwd=ROOT))
+def test_supervisors_alone_load_nothing_of_murmur() -> None:
+    none_of(name for name in modules_above_bare("import supervisors", cwd=ROOT) if name.partition(".")[0] == "murmur")

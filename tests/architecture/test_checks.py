@@ -8,7 +8,7 @@ import pytest
 from tests.architecture.imports import read_modules
 from tests.architecture.rooms import cycles, misplaced_clients, wrong_directions
 from tests.architecture.sources import MOST_LINES, long_files, mentions_of_workplace, without_docstring
-from tests.architecture.start_up import MOST_CPU, cpu_above_bare, heavy_modules
+from tests.architecture.start_up import heavy_modules, modules_above_bare
 
 Plant = Callable[[str, str], None]
 
@@ -146,10 +146,10 @@ def test_what_tools_leave_behind_is_not_read(plant: Plant, tmp_path: Path) -> No
     assert not list(mentions_of_workplace(tmp_path))
 
 
-def test_a_slow_start_is_measured(tmp_path: Path) -> None:
-    burn = "import time\nwhile time.process_time() < 0.3: pass"
-    assert cpu_above_bare(burn, cwd=tmp_path) > MOST_CPU
-    assert cpu_above_bare("pass", cwd=tmp_path) < MOST_CPU
+def test_what_a_start_loads_is_counted(plant: Plant, tmp_path: Path) -> None:
+    plant("planted.py", "x = 1\n")
+    assert modules_above_bare("import planted", cwd=tmp_path) == {"planted"}
+    assert not modules_above_bare("pass", cwd=tmp_path)
 
 
 def test_a_heavy_import_is_named_at_any_depth(plant: Plant, tmp_path: Path) -> None:
@@ -163,6 +163,6 @@ def test_an_exit_does_not_hide_what_was_loaded(tmp_path: Path) -> None:
 
 def test_a_start_that_fails_is_no_quick_start(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="no_such_thing"):
-        cpu_above_bare("import no_such_thing", cwd=tmp_path)
+        modules_above_bare("import no_such_thing", cwd=tmp_path)
     with pytest.raises(AssertionError, match="no_such_thing"):
         list(heavy_modules("import no_such_thing", cwd=tmp_path))
