@@ -53,7 +53,8 @@ _CONTROLS: Final = {
 }
 _NO_STORE: Final = "none"  # in place of a store's URL: the broker only
 _BROKER_ONLY: Final = "murmur.stores.broker_only"
-_PUBLISHER: Final = "murmur.runtime.runtime"
+PUBLISHER: Final = "murmur.runtime.runtime"
+"""The module of the publisher that actors speak through, imported late: worker processes share it."""
 
 
 def connect(
@@ -134,7 +135,7 @@ async def examined(
 
 def publisher_over(queue: TaskQueue, **settings: Any) -> Any:
     """Return an AgentRuntime that publishes over a worker's own queue."""
-    return importlib.import_module(_PUBLISHER).AgentRuntime.over(queue, **settings)
+    return importlib.import_module(PUBLISHER).AgentRuntime.over(queue, **settings)
 
 
 def shown(broker: str | Transport) -> str:

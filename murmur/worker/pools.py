@@ -9,6 +9,7 @@ from typing import Any, Final, Protocol
 
 from attrs import define, evolve, field
 
+from murmur import wiring
 from murmur.policy import Redelivery
 from murmur.registry import AnyActor
 from murmur.store import Claim
@@ -85,7 +86,7 @@ class Pools:
     @property
     def processes(self) -> Processes:
         """How the processes are started."""
-        return Processes(preload=(_PRELOAD, *self.keeping.preload))
+        return Processes(preload=(_PRELOAD, wiring.PUBLISHER, *self.keeping.preload))
 
     def of(self, agent: str) -> Pool | None:
         """Return the pool in which an agent runs; None: it runs in the node's own process."""
