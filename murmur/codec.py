@@ -66,7 +66,7 @@ class PayloadCodec:
 
         A plain dict is taken for a class if it reads as one: what came from JSON need not be built first.
         """
-        if type(value) is self._scalar:
+        if type(value) is self._scalar:  # its JSON reads as nothing else
             return self.encode(value)
         if type(value) is dict and isinstance(self.declared, type) and _is_record(self.declared):
             body = _plain(value)

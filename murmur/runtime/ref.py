@@ -64,7 +64,9 @@ class Ref(Generic[In, Out]):
         Inside an actor it waits like a gather: its slot is free for others meanwhile.
         """
         office = self._office
-        names = await self._home()
+        names = office.names(self._entry)
+        if names is None or office.gate.waiting:
+            names = await self._home()
         if office.parent is None:
             return await self._asked(names, message, timeout)
         async with office.parent.parking.parked():
@@ -89,8 +91,7 @@ class Ref(Generic[In, Out]):
     async def _home(self) -> Names | None:
         """Return the names of this process, open; None where they live in the fleet. Whoever asks first, goes first."""
         office, gate = self._office, self._office.gate
-        names = office.names(self._entry)
-        if names is not None and not gate.waiting:
+        if (names := office.names(self._entry)) is not None and not gate.waiting:
             return names
         gate.waiting += 1
         try:
@@ -106,7 +107,12 @@ class Ref(Generic[In, Out]):
         entry = self._entry
         if names is None:
             return (await self._office.ask(entry, self.key, message, timeout)).unwrap()  # type: ignore[no-any-return]
-        answer = await names.ask(entry.name, self.key, self._encoded(message), timeout=timeout)
+        letter = names.asked(entry.name, self.key, self._encoded(message))
+        try:
+            answer = await (letter.reply if timeout is None else names.within(letter, timeout))
+        except asyncio.CancelledError:
+            names.abandon(letter)
+            raise
         try:
             return entry.output.decode(answer)  # type: ignore[no-any-return]
         except Misfit as misfit:

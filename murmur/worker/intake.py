@@ -36,6 +36,7 @@ class Intake:
     wait: float = _WAIT
     _room: asyncio.Event = field(factory=asyncio.Event)
     _receiving: asyncio.Task[Any] | None = None
+    _is_stirred: bool = False
     _reading: Mapping[str, int] = field(factory=dict)  # what the read that waits now asks for
 
     async def run(self) -> None:
@@ -56,6 +57,12 @@ class Intake:
     def roomier(self) -> None:
         """There may be room. A read that waits goes on, unless there is room now for an agent it does not ask for."""
         self._room.set()
+        if self._receiving is not None and not self._is_stirred:
+            self._is_stirred = True  # once for all that happens in this turn of the loop
+            asyncio.get_running_loop().call_soon(self._stir)
+
+    def _stir(self) -> None:
+        self._is_stirred = False
         if self._receiving is not None and any(self._room_of(place).keys() - self._reading for place in self.places()):
             self.look_again()
 

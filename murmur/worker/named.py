@@ -7,7 +7,6 @@ holds, an in-process runtime asks. Both are handled alike.
 import asyncio
 import itertools
 import secrets
-from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Final
 
 from murmur.errors import GaveUp, TaskFailed
@@ -34,7 +33,7 @@ class Names:
         self._cells: dict[tuple[str, str], Cell] = {}
         self._counts: dict[str, int] = {}  # of cells, by agent
         self._idle: dict[str, dict[Cell, None]] = {}  # by agent, who has waited longest first
-        self._shares: dict[str, AbstractAsyncContextManager[object]] = {}
+        self._shares: dict[str, asyncio.Semaphore | None] = {}
         self._posted: dict[str, Posted] = {}  # by task id
         self._is_closed = False
 
@@ -68,21 +67,16 @@ class Names:
         )
         self._post(letter)
 
-    async def ask(self, agent: str, key: str, body: bytes, *, timeout: float | None) -> bytes:
-        """Return what an actor here answers, encoded. Raises `TaskFailed`, `GaveUp`."""
-        letter = self.asked(agent, key, body)
+    async def within(self, letter: Asked, seconds: float) -> bytes:
+        """Return the answer to a letter. Raises what the letter ended in, `GaveUp` after so many seconds."""
         try:
-            if timeout is None:
-                return await letter.reply
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(seconds):
                 return await letter.reply
         except TimeoutError as error:
             if isinstance(error, TaskFailed):
                 raise
-            raise GaveUp(letter.task_id, agent, "timeout", timeout or 0.0) from None
-        finally:
-            if letter.reply.cancelled():
-                self._abandon(letter)
+            self.abandon(letter)
+            raise GaveUp(letter.task_id, letter.address[0], "timeout", seconds) from None
 
     def asked(self, agent: str, key: str, body: bytes) -> Asked:
         """Have an actor here handle a message, and return that: its `reply` is the answer, encoded."""
@@ -91,13 +85,19 @@ class Names:
         self._post(letter)
         return letter
 
+    def abandon(self, letter: Letter) -> None:
+        """Nobody waits for it any more: end it, if it is at hand."""
+        cell = self._cells.get(letter.address)
+        if cell is not None and cell.at is letter:
+            cell.end(Stop.LOST)
+
     def lose(self, claim_of: object) -> None:
         """A delivery, or a task by its id, is no longer ours: write nothing of it."""
         letters = [self._posted.get(claim_of)] if isinstance(claim_of, str) else list(self._posted.values())
         for letter in letters:
             if letter is not None and (isinstance(claim_of, str) or letter.work.claim.delivery is claim_of):
                 letter.is_wanted = False
-                self._abandon(letter)
+                self.abandon(letter)
 
     def let_go_of_idle(self) -> None:
         """Let the instances go that have waited longer than their class says."""
@@ -170,7 +170,7 @@ class Names:
         self._counts[agent] = count + 1
         if agent not in self._shares:
             most = host.actor.concurrency
-            self._shares[agent] = nullcontext() if most is None else asyncio.Semaphore(most)
+            self._shares[agent] = None if most is None else asyncio.Semaphore(most)
         return Cell(
             host.entry,
             host.actor,
@@ -198,11 +198,6 @@ class Names:
     def _ended(self, letter: Posted) -> None:
         if self._posted.get(letter.work.claim.task_id) is letter:
             del self._posted[letter.work.claim.task_id]
-
-    def _abandon(self, letter: Letter) -> None:
-        cell = self._cells.get(letter.address)
-        if cell is not None and cell.at is letter:
-            cell.end(Stop.LOST)
 
     def _of(self, agent: str, shard: int) -> list[Cell]:
         return [cell for (name, key), cell in self._cells.items() if name == agent and shard_of(key) == shard]

@@ -98,7 +98,7 @@ class Asked:
         self.attempts += 1
         return self
 
-    def succeeded(self, body: bytes, *, duration_ms: int) -> bytes | None:  # noqa: ARG002  nobody is told
+    def succeeded(self, body: bytes, run: Run) -> bytes | None:  # noqa: ARG002  nobody is told how long it took
         """See `Letter`. An output of any size reaches the asker."""
         self._answer = body
         return None

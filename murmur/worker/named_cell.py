@@ -10,7 +10,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import nullcontext
 from typing import Any, Final
 
 from attrs import define, field
@@ -31,6 +31,7 @@ from murmur.worker.named_record import Fenced, Kept, Unreadable
 
 _MOST: Final = 256  # messages committed together
 _TOGETHER: Final = 0.005  # seconds after the first until what was done is committed
+_NO_SHARE: Final = nullcontext()
 _STOP_WITHIN: Final = 5.0  # seconds a `stopped` may take
 
 
@@ -42,7 +43,7 @@ class Cell(Host):
     crew: Crew
     owner: str  # who takes records over
     is_shared: bool  # others may own the name: what is not done here is given back to them
-    share: AbstractAsyncContextManager[object]  # of the worker's slots, where the class has one
+    share: asyncio.Semaphore | None  # of the worker's slots, where the class has one
     on_idle: "Callable[[Cell], object]"  # told when the mail is handled
     mail: deque[Letter] = field(factory=deque, init=False)
     task: asyncio.Task[None] | None = field(default=None, init=False)
@@ -118,7 +119,7 @@ class Cell(Host):
         slots = self.crew.slots
         try:
             while self.mail and not self.is_closing:
-                async with self.share:
+                async with self.share or _NO_SHARE:
                     if not slots.try_enter():
                         await slots.enter()
                     try:
@@ -196,7 +197,10 @@ class Cell(Host):
         end = await run.run(crew.publisher)
         self.current = self.at = None
         if type(end) is Output:
-            await self._succeeded(letter, run, end.body)
+            if (problem := self._succeeded(letter, run, end.body)) is not None:
+                await self._failed(letter, run, problem)
+            elif crew.hooks.complete:
+                await call(crew.hooks.complete, letter.task_id, self.entry.name, run.duration_ms)
         elif isinstance(end, Raised):
             await self._failed(letter, run, end.error)
         elif isinstance(end, Stopped) and end.why is Stop.TIMEOUT:
@@ -211,20 +215,18 @@ class Cell(Host):
             return False
         return True
 
-    async def _succeeded(self, letter: Letter, run: Run, body: bytes) -> None:
-        duration = run.duration_ms
+    def _succeeded(self, letter: Letter, run: Run, body: bytes) -> StateError | PayloadTooLarge | None:
+        """Note what is to be committed; return why that cannot be done."""
         try:
             state = self._snapshot() if self.keeps_state else None
-            result = letter.succeeded(body, duration_ms=duration)
+            result = letter.succeeded(body, run)
         except (StateError, PayloadTooLarge) as error:
-            await self._failed(letter, run, error)
-            return
+            return error
         if state != self._state:
             self._state, self._is_changed = state, True
             if result is not None:
                 self._results[letter.task_id] = result
-        if self.crew.hooks.complete:
-            await call(self.crew.hooks.complete, letter.task_id, self.entry.name, duration)
+        return None
 
     async def _failed(self, letter: Letter, run: Run, error: BaseException) -> None:
         instance, crew = self._instance, self.crew

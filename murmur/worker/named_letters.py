@@ -73,7 +73,7 @@ class Letter(Protocol):
     def attempt(self, cell: Host, crew: Crew, task: asyncio.Task[None]) -> Run:
         """Return what is to be run."""
 
-    def succeeded(self, body: bytes, *, duration_ms: int) -> bytes | None:
+    def succeeded(self, body: bytes, run: Run) -> bytes | None:
         """It has its output; returns what is to be kept of it with the state. Raises `PayloadTooLarge`."""
 
     def failed(self, error: BaseException, verdict: Verdict, *, duration_ms: int) -> None:
@@ -140,9 +140,9 @@ class Posted:
         attempt.task = task
         return attempt
 
-    def succeeded(self, body: bytes, *, duration_ms: int) -> bytes | None:
+    def succeeded(self, body: bytes, run: Run) -> bytes | None:
         """See `Letter`."""
-        ending = self._endings.output(self.work.claim, self.work.message, body, duration_ms=duration_ms)
+        ending = self._endings.output(self.work.claim, self.work.message, body, duration_ms=run.duration_ms)
         self._ending = ending
         return ending.result
 
