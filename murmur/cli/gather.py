@@ -8,6 +8,7 @@ import asyncio
 import signal
 import sys
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -85,6 +86,7 @@ class _Lines:
 
     def __init__(self, path: Path, typed: Any) -> None:
         self._path = path
+        self._piped = None if path.is_file() else path.read_bytes()  # a pipe can be read once only
         self._typed = typed
         self.count = 0
 
@@ -98,7 +100,7 @@ class _Lines:
     def __iter__(self) -> Iterator[Any]:
         from murmur.task import TaskSpec  # noqa: PLC0415
 
-        with self._path.open("rb") as lines:
+        with self._path.open("rb") if self._piped is None else BytesIO(self._piped) as lines:
             for number, line in enumerate(lines, 1):
                 if not line.strip():
                     continue

@@ -19,7 +19,7 @@ from attrs import frozen
 from tests.brokers.kafka_server import KafkaServer, shared_server
 from tests.brokers.nats_server import NatsServer
 from tests.brokers.rabbitmq_server import RabbitServer
-from tests.brokers.redis_server import RedisServer
+from tests.brokers.redis_server import Fsync, RedisServer
 from tests.brokers.server import Server
 
 S = TypeVar("S", bound=Server)
@@ -67,9 +67,11 @@ class RedisStarter:
     make_folder: Callable[[], Path]
     lend: Callable[[RedisServer], RedisServer]
 
-    def __call__(self, *, aof: bool = False, password: str | None = None, unix: bool = False) -> RedisServer:
+    def __call__(
+        self, *, aof: bool = False, fsync: Fsync = "everysec", password: str | None = None, unix: bool = False
+    ) -> RedisServer:
         """Return a new Redis that answers; see `RedisServer` for the options."""
-        server = RedisServer(self.make_folder(), aof=aof, password=password, unix=unix)
+        server = RedisServer(self.make_folder(), aof=aof, fsync=fsync, password=password, unix=unix)
         self.lend(server).start()
         return server
 

@@ -9,6 +9,8 @@ from tests.brokers.server import HOST, Server
 
 _PATIENCE: Final = 1.0  # seconds for one command of ours
 
+Fsync = Literal["always", "everysec", "no"]
+
 
 class RedisServer(Server):
     """One redis-server; `aof=True` keeps what it answered through `kill()`, else all is lost with it."""
@@ -22,7 +24,7 @@ class RedisServer(Server):
         folder: Path,
         *,
         aof: bool = False,
-        fsync: Literal["always", "everysec", "no"] = "everysec",
+        fsync: Fsync = "everysec",
         password: str | None = None,
         unix: bool = False,
     ) -> None:

@@ -21,7 +21,8 @@ def _main() -> int:
         folder = options.keep or Path(made)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "redis").mkdir(exist_ok=True)
-        with RedisServer(folder / "redis", aof=True) as server:
+        # `everysec` lets a write wait behind a slow sync, and a kill takes that with it.
+        with RedisServer(folder / "redis", aof=True, fsync="always") as server:
             storm = Storm(server, folder, tasks=options.tasks, seed=options.seed, processes=options.processes)
             report = asyncio.run(storm.run())
     print(report)

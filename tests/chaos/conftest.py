@@ -13,7 +13,8 @@ from tests.chaos.storm import Storm
 @pytest.fixture
 def storm(start_redis: Callable[..., RedisServer], tmp_path: Path) -> Callable[..., Storm]:
     def made(*, tasks: int, seed: int, processes: int = 0) -> Storm:
-        return Storm(start_redis(aof=True), tmp_path, tasks=tasks, seed=seed, processes=processes)
+        # `everysec` lets a write wait behind a slow sync, and a kill takes that with it.
+        return Storm(start_redis(aof=True, fsync="always"), tmp_path, tasks=tasks, seed=seed, processes=processes)
 
     return made
 

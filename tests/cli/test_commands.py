@@ -131,6 +131,16 @@ def test_a_module_that_breaks_is_told_with_its_traceback_once(
     assert "ZeroDivisionError" in done.stderr
 
 
+def test_tasks_may_come_through_a_pipe(murmur: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    writing = subprocess.Popen(["sh", "-c", 'printf \'"a"\n"b"\n\' > pipe'], cwd=tmp_path)
+    done = murmur("gather", "echo", "--tasks", "pipe", "--out", "out.jsonl", "--app", APP)
+    assert writing.wait() == 0
+    assert done.returncode == 0, done.stderr
+    answers = [json.loads(line)["output"] for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert sorted(answers) == ["A", "B"]
+
+
 def test_a_line_that_is_no_task_is_named_before_anything_runs(
     murmur: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
