@@ -21,7 +21,7 @@ import random
 import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final
+from typing import Final
 
 import attrs
 from loguru import logger
@@ -364,9 +364,7 @@ class Tree:
     # -- ending -----------------------------------------------------------------------------------
 
     async def _drained(self, seconds: float) -> None:
-        draining: asyncio.Future[Any] = asyncio.gather(
-            *(place.drain(seconds) for place in self._places), self.names.drain(seconds)
-        )
+        draining = asyncio.ensure_future(self._places_drained(seconds))
         hurry = asyncio.ensure_future(self._hurry.wait())
         await asyncio.wait([draining, hurry], return_when=asyncio.FIRST_COMPLETED)
         hurry.cancel()
@@ -375,6 +373,9 @@ class Tree:
             await self.pools.stop_all()
             await asyncio.gather(self.crew.stop_all(), self.names.stop_all())
         await self._written()
+
+    async def _places_drained(self, seconds: float) -> None:
+        await asyncio.gather(*(place.drain(seconds) for place in self._places), self.names.drain(seconds))
 
     async def _written(self) -> None:
         try:
