@@ -6,6 +6,7 @@ name's shard. A ref holds nothing: making one is free, and starts nothing.
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from typing import Any, Generic, TypeVar
 
 from attrs import define, field, frozen
@@ -49,7 +50,7 @@ class Office:
 class Ref(Generic[In, Out]):
     """One name of an agent. `ask` and `tell` reach it in the order in which they are called."""
 
-    __slots__ = ("_entry", "_office", "key")
+    __slots__ = ("_entry", "_names", "_office", "key")
 
     def __init__(self, office: Office, entry: AgentEntry, key: str) -> None:
         if entry.actor is not None and entry.actor.named is None:
@@ -57,20 +58,25 @@ class Ref(Generic[In, Out]):
         self.key = check_key(key)
         self._office = office
         self._entry = entry
+        self._names: Names | None = None  # of this process, once they were found
 
     async def ask(self, message: In, *, timeout: float | None = None) -> Out:
         """Return what the actor answers; raise what its answer says, `GaveUp` after `timeout` seconds.
 
         Inside an actor it waits like a gather: its slot is free for others meanwhile.
         """
-        office = self._office
-        names = office.names(self._entry)
-        if names is None or office.gate.waiting:
+        office, names = self._office, self._names
+        if names is None or names.is_closed or office.gate.waiting:
             names = await self._home()
-        if office.parent is None:
+        if names is None or timeout is not None or office.parent is not None:
             return await self._asked(names, message, timeout)
-        async with office.parent.parking.parked():
-            return await self._asked(names, message, timeout)
+        letter = names.asked(self._entry.name, self.key, self._encoded(message))
+        try:
+            answer = await letter.reply
+        except asyncio.CancelledError:
+            names.abandon(letter)
+            raise
+        return self._decoded(answer)
 
     async def tell(self, message: In) -> None:
         """Send a message and wait for no answer: return once the broker has it. Raises `SpawnError`, `InputError`."""
@@ -92,6 +98,7 @@ class Ref(Generic[In, Out]):
         """Return the names of this process, open; None where they live in the fleet. Whoever asks first, goes first."""
         office, gate = self._office, self._office.gate
         if (names := office.names(self._entry)) is not None and not gate.waiting:
+            self._names = names
             return names
         gate.waiting += 1
         try:
@@ -101,18 +108,18 @@ class Ref(Generic[In, Out]):
                     names = office.names(self._entry)
         finally:
             gate.waiting -= 1
+        self._names = names
         return names
 
     async def _asked(self, names: Names | None, message: In, timeout: float | None) -> Out:
+        office, entry = self._office, self._entry
+        async with nullcontext() if office.parent is None else office.parent.parking.parked():
+            if names is None:
+                return (await office.ask(entry, self.key, message, timeout)).unwrap()  # type: ignore[no-any-return]
+            return self._decoded(await names.ask(entry.name, self.key, self._encoded(message), timeout=timeout))
+
+    def _decoded(self, answer: bytes) -> Out:
         entry = self._entry
-        if names is None:
-            return (await self._office.ask(entry, self.key, message, timeout)).unwrap()  # type: ignore[no-any-return]
-        letter = names.asked(entry.name, self.key, self._encoded(message))
-        try:
-            answer = await (letter.reply if timeout is None else names.within(letter, timeout))
-        except asyncio.CancelledError:
-            names.abandon(letter)
-            raise
         try:
             return entry.output.decode(answer)  # type: ignore[no-any-return]
         except Misfit as misfit:

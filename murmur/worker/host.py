@@ -34,6 +34,7 @@ class Host:
     running: int = field(default=0, init=False)
     is_stopped: bool = field(default=False, init=False)  # by Directive.STOP: until an operator starts it again
     held: str | None = field(default=None, init=False)  # why it is held
+    resident: Actor[Any, Any] | None = field(default=None, init=False)  # the one there is, where there is only one
     _idle: list[Actor[Any, Any]] = field(factory=list, init=False)
     _breaks: tuple[float, ...] = field(default=(), init=False)
 

@@ -35,7 +35,7 @@ class Names:
         self._idle: dict[str, dict[Cell, None]] = {}  # by agent, who has waited longest first
         self._shares: dict[str, asyncio.Semaphore | None] = {}
         self._posted: dict[str, Posted] = {}  # by task id
-        self._is_closed = False
+        self.is_closed = False
 
     @property
     def held(self) -> int:
@@ -67,16 +67,19 @@ class Names:
         )
         self._post(letter)
 
-    async def within(self, letter: Asked, seconds: float) -> bytes:
-        """Return the answer to a letter. Raises what the letter ended in, `GaveUp` after so many seconds."""
+    async def ask(self, agent: str, key: str, body: bytes, *, timeout: float | None) -> bytes:
+        """Return what an actor here answers, encoded. Raises `TaskFailed`, `GaveUp`."""
+        letter = self.asked(agent, key, body)
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(timeout):
                 return await letter.reply
         except TimeoutError as error:
             if isinstance(error, TaskFailed):
                 raise
-            self.abandon(letter)
-            raise GaveUp(letter.task_id, letter.address[0], "timeout", seconds) from None
+            raise GaveUp(letter.task_id, agent, "timeout", timeout or 0.0) from None
+        finally:
+            if letter.reply.cancelled():
+                self.abandon(letter)
 
     def asked(self, agent: str, key: str, body: bytes) -> Asked:
         """Have an actor here handle a message, and return that: its `reply` is the answer, encoded."""
@@ -127,7 +130,7 @@ class Names:
 
     async def drain(self, within: float) -> None:
         """Let messages at hand end for `within` seconds; give the others back."""
-        self._is_closed = True
+        self.is_closed = True
         closing = [asyncio.ensure_future(cell.close("drain")) for cell in list(self._cells.values())]
         if closing:
             _, late = await asyncio.wait(closing, timeout=within)
@@ -149,7 +152,7 @@ class Names:
     # -- inside -----------------------------------------------------------------------------------
 
     def _post(self, letter: Letter) -> None:
-        if self._is_closed:
+        if self.is_closed:
             letter.refuse()
             return
         cell = self._cells.get(letter.address)

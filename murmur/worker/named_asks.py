@@ -175,7 +175,7 @@ class Asked:
                 value = entry.input.decode(self._body)
             except Misfit as misfit:
                 raise InputError(entry.name, entry.input.type_name, misfit.problems) from None
-            instance = await cell.instance()
+            instance = cell.resident or await cell.instance()
             instance.context = _Context(self, publisher)
             if (limit := cell.actor.timeout) is not None:
                 self._start_clock(limit)

@@ -51,7 +51,6 @@ class Cell(Host):
     current: Run | None = field(default=None, init=False)  # the handling of it
     idle_since: float = field(default=0.0, init=False)  # loop time
     is_closing: bool = field(default=False, init=False)  # handles nothing more: its mail is given back
-    _instance: Actor[Any, Any] | None = field(default=None, init=False)
     _kept: Kept | None = field(default=None, init=False)
     _state: bytes | None = field(default=None, init=False)  # as of the last message, committed or about to be
     _results: dict[str, bytes] = field(factory=dict, init=False)  # to be committed with it
@@ -60,7 +59,7 @@ class Cell(Host):
     @property
     def is_live(self) -> bool:
         """Whether there is more of it here than its name."""
-        return self._instance is not None or self._kept is not None
+        return self.resident is not None or self._kept is not None
 
     @property
     def keeps_state(self) -> bool:
@@ -98,7 +97,7 @@ class Cell(Host):
 
     async def instance(self) -> Actor[Any, Any]:
         """Return the instance, made and restored if there is none. Raises `StateError`."""
-        if self._instance is None:
+        if self.resident is None:
             try:
                 made = self.actor()
                 if self._state is not None:
@@ -107,8 +106,8 @@ class Cell(Host):
                     await made.started()
             except Exception as error:
                 raise self._state_error(f"could not be brought back: {_told(error)}") from error
-            self._instance = made
-        return self._instance
+            self.resident = made
+        return self.resident
 
     def give_back(self, instance: Actor[Any, Any]) -> None:
         """The instance stays where it is."""
@@ -206,7 +205,7 @@ class Cell(Host):
         elif isinstance(end, Stopped) and end.why is Stop.TIMEOUT:
             await self._failed(letter, run, timed_out(run.claim, self.entry.name, run.limit))
         else:
-            self._instance = None  # stopped in the middle
+            self.resident = None  # stopped in the middle
             if isinstance(end, Stopped) and end.why is Stop.DRAIN:
                 self.mail.appendleft(letter)
                 self.is_closing = True
@@ -229,7 +228,7 @@ class Cell(Host):
         return None
 
     async def _failed(self, letter: Letter, run: Run, error: BaseException) -> None:
-        instance, crew = self._instance, self.crew
+        instance, crew = self.resident, self.crew
         if instance is None or isinstance(error, StateError | PayloadTooLarge):
             directive = Directive.RESUME
         else:
@@ -238,7 +237,7 @@ class Cell(Host):
         letter.failed(error, verdict, duration_ms=run.duration_ms)
         log_failure(run.claim, self.entry.name, error, verdict)
         if instance is not None and (self.keeps_state or directive is not Directive.RESUME):
-            self._instance = None
+            self.resident = None
             await self.drop(instance, error, run.message.input)
         if directive is Directive.STOP:
             host = crew.hosts[self.entry.name]
@@ -266,9 +265,9 @@ class Cell(Host):
         self._kept, self._state = kept, kept.state
 
     def _snapshot(self) -> bytes | None:
-        assert self._instance is not None
+        assert self.resident is not None
         try:
-            value = self._instance.snapshot()
+            value = self.resident.snapshot()
             state = None if value is None else _codec(self.actor).encode_checked(value)
         except Exception as error:
             raise self._state_error(f"could not be kept: {_told(error)}") from error
@@ -281,12 +280,12 @@ class Cell(Host):
 
     def _forget(self) -> None:
         """Begin anew from the store with the next message."""
-        self._instance = self._kept = self._state = None
+        self.resident = self._kept = self._state = None
         self._results, self._is_changed = {}, False
 
     async def _leave(self, reason: str) -> None:
         try:
-            instance, kept = self._instance, self._kept
+            instance, kept = self.resident, self._kept
             self._forget()
             if instance is not None and self.actor.stopped is not Actor.stopped:
                 async with asyncio.timeout(_STOP_WITHIN):
