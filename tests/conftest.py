@@ -1,6 +1,11 @@
 """What all tests share."""
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# A busy machine is slow at everything; that is no finding.
+settings.register_profile("murmur", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("murmur")
 
 pytest_plugins = ["pytester", "tests.brokers.fixtures"]
 

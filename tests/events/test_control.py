@@ -31,16 +31,18 @@ async def heard(speaker: ControlPlane, listener: AsyncIterator[bytes], topic: st
     """Speak until the listener hears: from then on its subscription stands."""
 
     async def speak() -> None:
-        while True:
+        while not is_heard.is_set():  # a client may swallow its cancellation
             with contextlib.suppress(BrokerUnreachable):
                 await speaker.publish(topic, b"?")
             await asyncio.sleep(0.05)
 
+    is_heard = asyncio.Event()
     speaking = asyncio.create_task(speak())
     try:
         async with asyncio.timeout(SOON):
             assert await anext(listener) == b"?"
     finally:
+        is_heard.set()
         speaking.cancel()
         await asyncio.gather(speaking, return_exceptions=True)
 

@@ -34,7 +34,7 @@ def start(request: pytest.FixtureRequest) -> Iterator[Start]:
 
 
 def ended(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=60)
     return process.returncode, out, err
 
 
