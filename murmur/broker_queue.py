@@ -67,10 +67,8 @@ class BrokerQueue(TaskQueue):
             written.append(Written.STORED if await known(settle) else Written.STALE)
         return written
 
-    async def _put_back(self, claim: Claim, answer: Written, *, delay: float, counted: bool) -> None:
-        """Give the message back. If it is no longer ours, somebody else has it: there is none to publish anew."""
-        del answer
-        await self._give_back(claim.delivery, delay=delay, counted=counted)
+    async def _publish_again(self, claim: Claim, *, delay: float) -> None:
+        """Publish nothing: who has lost the message leaves the task to whoever has it now."""
 
     async def _keep_quarantined(self, agent: str, delivery: Delivery, letter: bytes) -> None:
         """The broker's dead letters are the only ones."""

@@ -35,6 +35,7 @@ class Names:
         self._idle: dict[str, dict[Cell, None]] = {}  # by agent, who has waited longest first
         self._shares: dict[str, asyncio.Semaphore | None] = {}
         self._posted: dict[str, Posted] = {}  # by task id
+        self._lives = asyncio.Event()  # set once anything lived here
         self.is_closed = False
 
     @property
@@ -113,6 +114,7 @@ class Names:
 
     async def look_at_idle(self) -> None:
         """Let go of idle instances in time, until cancelled."""
+        await self._lives.wait()
         while True:
             await asyncio.sleep(_LOOK)
             self.let_go_of_idle()
@@ -171,6 +173,7 @@ class Names:
             del idle[longest]
             longest.let_go("idle")
         self._counts[agent] = count + 1
+        self._lives.set()
         if agent not in self._shares:
             most = host.actor.concurrency
             self._shares[agent] = None if most is None else asyncio.Semaphore(most)

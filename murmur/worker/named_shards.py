@@ -27,6 +27,7 @@ from murmur.worker.intake import Intake
 from murmur.worker.pools import Place
 from murmur.worker.settler import Settler
 from murmur.worker.slots import Slots
+from murmur.worker.together import together
 
 KEEPER: Final = "keeper:"
 SHARD: Final = "shard:"
@@ -124,10 +125,12 @@ class Shards:
 
     async def run(self) -> None:
         """Hold what is ours to hold, and read it, until cancelled."""
-        await asyncio.gather(self._keep(), self._intake.run())
+        if self.agents:
+            await together(self._keep(), self._intake.run())
+        await asyncio.Event().wait()
 
     async def _keep(self) -> None:
-        while self.agents and not self._is_closing:
+        while not self._is_closing:
             for agent in list(self.agents):
                 try:
                     await self._look(agent)
@@ -135,7 +138,6 @@ class Shards:
                     logger.info("the shards of {} cannot be looked after: {}", agent, error)
                 self._give_up_lapsed(agent)
             await asyncio.sleep(_TICK * random.uniform(0.8, 1.2))  # noqa: S311  jitter
-        await asyncio.Event().wait()
 
     # -- a place for tasks ------------------------------------------------------------------------
 

@@ -47,7 +47,7 @@ async def _hasty(shards: Shards, mailbox: str, held: Any) -> None:
     """Reads a shard whose former holder still has some of its messages."""
     if not held.is_read and held.leaving is None and not shards._is_closing:
         held.is_read = True
-        shards._changed()
+        shards._intake.wake()
 
 
 @pytest.mark.timeout(180)

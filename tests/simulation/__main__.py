@@ -11,12 +11,12 @@ import sys
 import attrs
 
 from tests.simulation.course import broken_by, play
-from tests.simulation.plan import Plan, drawn
+from tests.simulation.plan import Plan, drawn, drawn_alone
 from tests.simulation.shrink import command, shrunk
 
 
 def _plan(options: argparse.Namespace) -> Plan:
-    plan = attrs.evolve(drawn(options.seed), has_store=not options.alone)
+    plan = (drawn_alone if options.alone else drawn)(options.seed)
     if options.troubles is not None:
         kept = [] if options.troubles == "none" else [int(number) for number in options.troubles.split(",")]
         plan = attrs.evolve(plan, troubles=tuple(plan.troubles[number] for number in kept))

@@ -82,6 +82,7 @@ class _Course:
                 self._ledger.rows = dict(zip(ids, fleet.tables.read(ids), strict=True))
                 self._ledger.letters = len(fleet.tables.dead_letters("worker_of_course", 1_000))
             else:
+                await self._quiet(fleet)
                 self._ledger.letters = fleet.broker.stats("worker_of_course.dead", None).ready or 0
             return self._ledger
 
@@ -114,6 +115,16 @@ class _Course:
             if not gathering.cancelled():
                 self._ledger.lists.append(gathering.result())
         self._gathers.clear()
+
+    async def _quiet(self, fleet: SimulatedFleet) -> None:
+        """Wait until no task is left on the broker: one that was answered may still have to be buried."""
+        name = "worker_of_course.tasks"
+        until = asyncio.get_running_loop().time() + _HORIZON
+        while (stats := fleet.broker.stats(name, None)).ready or stats.inflight or fleet.broker._topics[name].delayed:
+            if asyncio.get_running_loop().time() > until:
+                self._ledger.broken.append("I9: a task never leaves the broker")
+                return
+            await asyncio.sleep(LEASE / 2)
 
     async def _trouble(self, fleet: SimulatedFleet, trouble: Trouble) -> None:
         await asyncio.sleep(trouble.at)

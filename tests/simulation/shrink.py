@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import attrs
 
-from tests.simulation.plan import Plan, drawn
+from tests.simulation.plan import Plan, drawn, drawn_alone
 
 
 def shrunk(plan: Plan, is_broken: Callable[[Plan], bool]) -> Plan:
@@ -21,7 +21,7 @@ def shrunk(plan: Plan, is_broken: Callable[[Plan], bool]) -> Plan:
 
 def command(plan: Plan) -> str:
     """Return the command that plays this plan again."""
-    whole = drawn(plan.seed)
+    whole = (drawn if plan.has_store else drawn_alone)(plan.seed)
     words = [f"python -m tests.simulation {plan.seed}"]
     if not plan.has_store:
         words.append("--alone")

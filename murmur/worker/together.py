@@ -1,0 +1,19 @@
+"""Loops that belong together: where one breaks the others end too, so that whoever begins them again begins them all.
+
+`asyncio.gather` raises the first error and leaves the other loops to run, with nobody who could end them.
+"""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+
+async def together(*loops: Coroutine[Any, Any, object]) -> None:
+    """Run until all ended, one raised, or this is cancelled; none runs on then. Raises what the first raised."""
+    tasks = [asyncio.ensure_future(loop) for loop in loops]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
