@@ -56,8 +56,7 @@ async def _hasty(shards: Shards, mailbox: str, held: Any) -> None:
     [
         (Kept, "commit", _results_forgotten),
         (Kept, "_swap", _unfenced),
-        # Needs a rare course: most times within 10 seeds, once not within 120.
-        pytest.param(Shards, "_begin_reading", _hasty, marks=pytest.mark.soak),
+        (Shards, "_begin_reading", _hasty),
     ],
 )
 def test_a_planted_bug_is_found(of: type, verb: str, bug: Any, monkeypatch: pytest.MonkeyPatch) -> None:

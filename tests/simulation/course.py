@@ -24,7 +24,7 @@ from tests.simulation.ledger import Fate, Ledger, Start, fate_of, is_stubborn, v
 from tests.simulation.plan import LEASE, WORKERS, Kind, Plan, Trouble
 
 BATCH: Final = "course"
-_HORIZON: Final = 3_600.0  # virtual seconds after which a gather counts as hung
+_HORIZON: Final = 900.0  # virtual seconds after which a gather counts as hung
 
 
 def play(plan: Plan, tables: type[MemoryTables] = MemoryTables) -> Ledger:

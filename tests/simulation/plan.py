@@ -8,7 +8,6 @@ from attrs import evolve, frozen
 
 LEASE: Final = 2.0  # seconds
 WORKERS: Final = ("w0", "w1", "w2")
-_SPAN: Final = 30.0  # virtual seconds in which troubles begin
 
 
 class Kind(enum.Enum):
@@ -57,18 +56,22 @@ class Plan:
 
 
 def drawn(seed: int) -> Plan:
-    """Return the plan of a seed. One in ten is calm, one in ten has a broker that comes back empty."""
+    """Return the plan of a seed. One in ten is calm, one in ten has a broker that comes back empty.
+
+    Troubles begin while there is work to trouble: most courses are answered after 2 virtual seconds, and 1.5 a task.
+    """
     dice = random.Random(seed)
     tasks = dice.randint(1, 12)
     if seed % 10 == 0:
         return Plan(seed, tasks, (), lost=0.0, delay=dice.choice((0.0, 0.05)))
+    span = 6.0 + 2.0 * tasks
     kinds = [kind for kind in Kind if kind is not Kind.WIPE]
     troubles = [
-        Trouble(dice.uniform(0.0, _SPAN), dice.choice(kinds), dice.randrange(1_000), dice.uniform(0.0, 3 * LEASE))
+        Trouble(dice.uniform(0.0, span), dice.choice(kinds), dice.randrange(1_000), dice.uniform(0.0, 3 * LEASE))
         for _ in range(dice.randint(1, 8))
     ]
     if seed % 10 == 1:
-        troubles.append(Trouble(dice.uniform(0.0, _SPAN / 2), Kind.WIPE, 0, 0.0))
+        troubles.append(Trouble(dice.uniform(0.0, span / 2), Kind.WIPE, 0, 0.0))
     troubles.sort(key=lambda trouble: trouble.at)
     return Plan(seed, tasks, tuple(troubles), lost=dice.choice((0.0, 0.02, 0.1)), delay=dice.choice((0.0, 0.01, 0.2)))
 

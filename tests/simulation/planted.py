@@ -24,12 +24,13 @@ from tests.simulation.plan import LEASE
 
 @frozen
 class Bug:
-    """One planted bug: what it does, and the method it replaces."""
+    """One planted bug: what it does, the method it replaces, and a seed that found it, which is tried first."""
 
     name: str
     where: Any
     method: str
     instead: Any
+    seed: int = 0
 
     def planted(self) -> Any:
         """Return a context in which the bug is there."""
@@ -188,24 +189,24 @@ def _forget_counters(failure: Failure) -> dict[str, str]:
 _bury_alone, _grant_alone = BrokerQueue._bury, BrokerQueue.grant
 
 BUGS: Final = (
-    Bug("a verb is not checked against its token", MemoryTables, "_settle", _settle_without_token),
+    Bug("a verb is not checked against its token", MemoryTables, "_settle", _settle_without_token, seed=84),
     Bug("a renewal brings back what was lost", MemoryTables, "renew", _renew_whatever_is),
     Bug("nothing is renewed", MemoryTables, "renew", _renew_nothing),
     Bug("attempts are not counted", MemoryTables, "_grant", _grant_uncounted),
-    Bug("a leased task is granted again", MemoryTables, "_grant", _grant_what_is_leased),
-    Bug("what ended runs again", MemoryTables, "_grant", _grant_what_ended),
+    Bug("a leased task is granted again", MemoryTables, "_grant", _grant_what_is_leased, seed=32),
+    Bug("what ended runs again", MemoryTables, "_grant", _grant_what_ended, seed=9),
     Bug("tokens do not grow", MemoryTables, "_grant", _grant_under_one_token),
-    Bug("a repeated failure counts twice", MemoryTables, "fail", _fail_twice),
-    Bug("a repeated burial writes two letters", MemoryTables, "bury", _bury_twice),
-    Bug("a step is journalled by whoever comes last", MemoryTables, "record", _record_the_last),
+    Bug("a repeated failure counts twice", MemoryTables, "fail", _fail_twice, seed=126),
+    Bug("a repeated burial writes two letters", MemoryTables, "bury", _bury_twice, seed=63),
+    Bug("a step is journalled by whoever comes last", MemoryTables, "record", _record_the_last, seed=8),
     Bug("the message is settled before the result is stored", TaskQueue, "_complete", _ack_before_store),
-    Bug("a stale result is sent", TaskQueue, "_ring", _ring_what_is_stale),
-    Bug("a settle in doubt is forgotten", task_queue, "known", _settle_once),
-    Bug("the message of a lost attempt is kept", TaskQueue, "disown", _keep),
+    Bug("a stale result is sent", TaskQueue, "_ring", _ring_what_is_stale, seed=192),
+    Bug("a settle in doubt is forgotten", task_queue, "known", _settle_once, seed=44),
+    Bug("the message of a lost attempt is kept", TaskQueue, "disown", _keep, seed=9),
     Bug("a drain settles what it gives back", Crew, "_stopped", _ack_at_drain),
     Bug("a publisher never asks", Engine, "_ask", _never_ask),
     Bug("a manifest in doubt fails its batch", manifest, "patiently", _impatient),
-    Bug("a step in doubt fails its attempt", attempt, "patiently", _impatient),
+    Bug("a step in doubt fails its attempt", attempt, "patiently", _impatient, seed=17),
 )
 
 # For a broker without a store.
@@ -213,7 +214,7 @@ BUGS_ALONE: Final = (
     Bug("a failed task is not sent again", BrokerQueue, "_fail", _settle_without_sending_again),
     Bug("the counters do not go with the message", tally, "headers_after", _forget_counters),
     Bug("a buried task is not answered", BrokerQueue, "_bury", _bury_without_answering),
-    Bug("a task is buried before it is answered", BrokerQueue, "_bury", _bury_at_leisure),
+    Bug("a task is buried before it is answered", BrokerQueue, "_bury", _bury_at_leisure, seed=75),
     Bug("a message is settled when it is received", BrokerQueue, "grant", _settle_what_is_received),
     Bug("a drain settles what it gives back", Crew, "_stopped", _ack_at_drain),
 )

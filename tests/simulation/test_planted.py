@@ -1,4 +1,7 @@
-"""A simulation that finds nothing proves nothing: each planted bug is found within a thousand seeds."""
+"""A simulation that finds nothing proves nothing: each planted bug is found within a thousand seeds.
+
+The seed that found it last is tried first; where its course is another one by now, all of them follow.
+"""
 
 import pytest
 
@@ -12,7 +15,7 @@ SEEDS = 1_000
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)
 def test_a_planted_bug_is_found(bug: Bug) -> None:
     with bug.planted():
-        for seed in range(SEEDS):
+        for seed in (bug.seed, *range(SEEDS)):
             if broken_by(drawn(seed)):
                 return
     pytest.fail(f"{SEEDS} seeds did not notice that {bug.name}")
@@ -21,7 +24,7 @@ def test_a_planted_bug_is_found(bug: Bug) -> None:
 @pytest.mark.parametrize("bug", BUGS_ALONE, ids=lambda bug: bug.name)
 def test_a_planted_bug_is_found_without_a_store(bug: Bug) -> None:
     with bug.planted():
-        for seed in range(SEEDS):
+        for seed in (bug.seed, *range(SEEDS)):
             if broken_by(drawn_alone(seed)):
                 return
     pytest.fail(f"{SEEDS} seeds did not notice that {bug.name}")
