@@ -60,4 +60,5 @@ brokers: $(READY)
 	@command -v redis-server >/dev/null || tools/apt.sh "the tests need redis-server" redis-server
 	@test -x /usr/sbin/nats-server || command -v nats-server >/dev/null || tools/apt.sh "the tests need nats-server" nats-server
 	@tools/kafka.sh
+	@tools/node.sh
 	@command -v rabbitmq-server >/dev/null || tools/apt.sh "the tests need rabbitmq-server" rabbitmq-server

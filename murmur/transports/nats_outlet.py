@@ -53,6 +53,8 @@ class Outlet:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._changes: set[asyncio.Task[Any]] = set()  # they go on when their caller is cancelled
+        self._is_inbox_kept = False  # whether we saw the stream of the inboxes
+        self._doubted: set[str] = set()  # topics where a message had no answer
 
     @property
     def max_body(self) -> int:
@@ -61,6 +63,12 @@ class Outlet:
 
     async def publish(self, messages: Sequence[Outgoing]) -> list[Receipt | Refusal]:
         """Add messages; an id that the server remembers adds nothing."""
+        if self._doubted or not self._is_inbox_kept:
+            try:
+                await self._see_that_it_is_kept({one.topic for one in messages})
+            except (BrokerUnreachable, BrokerRefused, OutcomeUnknown) as error:
+                is_definite = not isinstance(error, OutcomeUnknown)
+                return [Refusal(one.id, str(error), definite=is_definite) for one in messages]
         return await self._publish([(one, self._headers(one)) for one in messages])
 
     async def ack(self, deliveries: Sequence[Delivery], emit: Sequence[Outgoing] = ()) -> list[Settled]:
@@ -108,6 +116,27 @@ class Outlet:
             await asyncio.wait(self._changes)
 
     # -- publishing -------------------------------------------------------------------------------------------------
+
+    async def _see_that_it_is_kept(self, topics: set[str]) -> None:
+        """Make the streams of topics where that is in doubt. Raises as `Streams.declare` does.
+
+        The server says that no stream keeps a subject only where nobody else listens. A plain subscriber, a program
+        that waits at its inbox or `nats sub '>'`, hears the message then, and we hear nothing.
+        """
+        inboxes = {one for one in topics if self._session.streams.is_inbox(one)}
+        doubted = self._doubted & topics
+        if inboxes and not self._is_inbox_kept:
+            doubted.add(next(iter(inboxes)))  # one stream keeps them all
+        if doubted:
+            await self._session.streams.declare(list(doubted))
+            self._doubted -= topics
+            self._is_inbox_kept = self._is_inbox_kept or bool(inboxes)
+
+    def _doubt(self, topic: str) -> None:
+        if self._session.streams.is_inbox(topic):
+            self._is_inbox_kept = False
+        else:
+            self._doubted.add(topic)
 
     def _headers(self, message: Outgoing) -> dict[str, str]:
         headers = dict(message.headers)
@@ -170,6 +199,7 @@ class Outlet:
         except (BrokerUnreachable, BrokerRefused, PayloadTooLarge) as error:
             return Refusal(message.id, str(error), definite=True)
         except OutcomeUnknown as error:
+            self._doubt(message.topic)
             return Refusal(message.id, str(error), definite=False)
         except msgspec.DecodeError:
             return Refusal(message.id, "somebody else answers on this subject", definite=False)

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from murmur.transport import Outgoing, Receipt, Refusal, TopicKind, TopicSpec
-from murmur.transports import nats
+from murmur.transports import nats, nats_link
 from murmur.transports.nats import NatsTransport
 from murmur.transports.nats_intake import hold_of
 from murmur.transports.nats_session import Session
@@ -179,3 +179,24 @@ async def test_everything_deleted_at_once_is_made_anew(start_nats: NatsStarter) 
         await wipe(server.url)
         await published(worker, outgoing("a.tasks", 2, start=10))
         assert {one.id for one in await collect(worker, "a.tasks", 2, within=20.0)} == {"10", "11"}
+
+
+async def test_who_listens_at_a_subject_does_not_hide_that_no_stream_keeps_it(
+    nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nats_link, "DEADLINE", 1.0)  # the second time, it is known by the silence
+    transport = nats.connect(nats_server.url, consumer_id="w", namespace="hidden", lease=30.0)
+    await transport.open([TopicSpec("hidden.echo.tasks", dead_topic="hidden.echo.dead")])
+    async with operator(nats_server.url) as link:
+        heard: asyncio.Queue[bytes] = asyncio.Queue()
+        link.listen("hidden.>", lambda message: heard.put_nowait(message.body))
+        await link.synced()
+        for name in ("a", "b"):  # the second finds the stream gone that the first one made
+            (answer,) = await transport.publish([Outgoing("hidden.inbox.me", b"result", name)])
+            while isinstance(answer, Refusal):
+                assert not answer.definite
+                (answer,) = await transport.publish([Outgoing("hidden.inbox.me", b"result", name)])
+            assert isinstance(answer, Receipt)
+            assert await asyncio.wait_for(heard.get(), 30.0) == b"result"
+            await link.api("STREAM.DELETE.hidden~inbox")
+    await transport.close()
