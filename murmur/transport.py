@@ -103,6 +103,15 @@ class Caps:
     exact_count: bool = True  # False: `Delivery.deliveries` may also count what was pushed to somebody and taken back
 
 
+@frozen
+class Kept:
+    """What is left of what was confirmed, in words for people; the durability table of the docs is made from these."""
+
+    when_killed: str  # what `kill -9` of the server costs
+    when_power_fails: str
+    demands: tuple[str, ...]  # what its operator sets
+
+
 class Transport(Protocol):
     """One object per process and URL. Coroutines may be called concurrently."""
 

@@ -18,7 +18,7 @@ from murmur.bell import Bell, Feed
 from murmur.broker_url import BrokerURL
 from murmur.errors import WrongForm
 from murmur.names import Topics
-from murmur.transport import Caps, Delivery, Outgoing, Receipt, Refusal, Settled, TopicKind, TopicSpec, TopicStats
+from murmur.transport import Caps, Delivery, Kept, Outgoing, Receipt, Refusal, Settled, TopicKind, TopicSpec, TopicStats
 from murmur.transports.kafka_inbox import Inbox
 from murmur.transports.kafka_intake import Hold, Intake
 from murmur.transports.kafka_link import KafkaLink
@@ -40,6 +40,12 @@ CAPS: Final = Caps(
     max_body=MAX_BODY,
     fair=False,
     durable=True,
+)
+KEPT: Final = Kept(
+    when_killed="nothing that was confirmed: all in-sync copies have it",
+    when_power_fails="nothing with three copies and `min.insync.replicas=2`; "
+    "one copy: what the system had not written by itself",
+    demands=("`retention.ms=-1` on topics of tasks", "`unclean.leader.election.enable=false`", "three brokers"),
 )
 
 

@@ -16,7 +16,7 @@ from weakref import WeakValueDictionary
 
 from murmur.bell import Bell
 from murmur.errors import BadURL, WrongForm
-from murmur.transport import Caps, Delivery, Outgoing, Receipt, Settled, TopicSpec, TopicStats
+from murmur.transport import Caps, Delivery, Kept, Outgoing, Receipt, Settled, TopicSpec, TopicStats
 from murmur.transports.memory_broker import MemoryBroker
 from murmur.transports.memory_topic import Session
 
@@ -30,6 +30,11 @@ CAPS: Final = Caps(
     max_body=None,
     fair=True,
     durable=False,
+)
+KEPT: Final = Kept(
+    when_killed="everything is lost with the process",
+    when_power_fails="the same",
+    demands=("nothing can be",),
 )
 
 

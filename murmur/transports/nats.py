@@ -14,7 +14,7 @@ from attrs import evolve
 from murmur.broker_url import BrokerURL
 from murmur.errors import BadURL, BrokerRefused, BrokerUnreachable, OutcomeUnknown, WrongForm
 from murmur.limits import MAX_ENVELOPE
-from murmur.transport import Caps, Delivery, Outgoing, Receipt, Refusal, Settled, TopicSpec, TopicStats
+from murmur.transport import Caps, Delivery, Kept, Outgoing, Receipt, Refusal, Settled, TopicSpec, TopicStats
 from murmur.transports.nats_inbox import InboxReader
 from murmur.transports.nats_intake import Intake
 from murmur.transports.nats_keeper import LeaseKeeper
@@ -33,6 +33,12 @@ CAPS: Final = Caps(
     max_body=MAX_ENVELOPE - ROOM,
     fair=True,
     durable=True,
+)
+KEPT: Final = Kept(
+    when_killed="JetStream on files: nothing that was confirmed",
+    when_power_fails="defaults: everything since the last sync, two minutes; "
+    "`sync_interval: always` or three replicas: nothing",
+    demands=("a `store_dir` that lasts", "`sync_interval: always`, or three servers and `?replicas=3`"),
 )
 
 

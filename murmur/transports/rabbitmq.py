@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Final
 
 from murmur.errors import BrokerRefused, BrokerUnreachable, PayloadTooLarge, WrongForm
-from murmur.transport import Caps, Delivery, Outgoing, Receipt, Refusal, Settled, TopicSpec, TopicStats
+from murmur.transport import Caps, Delivery, Kept, Outgoing, Receipt, Refusal, Settled, TopicSpec, TopicStats
 from murmur.transports.rabbitmq_frames import Message
 from murmur.transports.rabbitmq_intake import Intake, opened
 from murmur.transports.rabbitmq_link import RabbitLink
@@ -32,6 +32,11 @@ CAPS: Final = Caps(
     fair=True,
     durable=True,
     exact_count=False,
+)
+KEPT: Final = Kept(
+    when_killed="nothing that was confirmed",
+    when_power_fails="nothing that was confirmed; in a cluster, what most of its nodes have",
+    demands=("nothing: queues are quorum queues, messages persistent, mandatory and confirmed, by ourselves",),
 )
 _LEAST_BEAT, _MOST_BEAT = 2, 10  # seconds
 

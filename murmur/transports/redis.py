@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Final, cast
 
 from murmur.errors import BrokerRefused, BrokerUnreachable, OutcomeUnknown, WrongForm
-from murmur.transport import Caps, Delivery, Outgoing, Receipt, Refusal, Settled, TopicKind, TopicSpec, TopicStats
+from murmur.transport import Caps, Delivery, Kept, Outgoing, Receipt, Refusal, Settled, TopicKind, TopicSpec, TopicStats
 from murmur.transports.redis_intake import Intake
 from murmur.transports.redis_keeper import RENEW, LeaseKeeper
 from murmur.transports.redis_outlet import MAX_BODY, Outlet, consumer_of, grouped
@@ -30,6 +30,12 @@ CAPS: Final = Caps(
     max_body=MAX_BODY,
     fair=True,
     durable=True,
+)
+KEPT: Final = Kept(
+    when_killed="append-only file on: nothing that was confirmed (`everysec` on a busy disk: what waits behind a "
+    "slow sync, up to about two seconds). No persistence: everything",
+    when_power_fails="`appendfsync always`: nothing; `everysec`: up to about two seconds",
+    demands=("`appendonly yes`", "`maxmemory-policy noeviction`", "never trim a stream of tasks"),
 )
 
 _DECLARE: Final = load("murmur.transports", "declare")
