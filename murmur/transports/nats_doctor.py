@@ -108,7 +108,7 @@ class _Doctor:
         if min(copies, default=self._wanted()) < 3:
             what = "one server keeps each message, and syncs its file every two minutes unless told otherwise: "
             what += "a power loss loses what came since"
-            mend = 'Set "jetstream { sync_interval: always }" (2.10 or later; "sync_interval: 1s" before), '
+            mend = 'Set "jetstream { sync_interval: always }" (NATS 2.10 or later), '
             found.append(Finding(_RISK, "I1", what, mend + "or run three servers and add ?replicas=3 to the URL"))
         return found
 
