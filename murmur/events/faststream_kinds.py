@@ -143,7 +143,7 @@ def _security(url: BrokerURL) -> Any:
     if url.password is None and url.username is None:
         return None if context is None else module.BaseSecurity(ssl_context=context, use_ssl=True)
     kinds = {"SCRAM-SHA-256": module.SASLScram256, "SCRAM-SHA-512": module.SASLScram512}
-    kind = kinds.get(url.options.get("sasl", ""), module.SASLPlaintext)
+    kind = kinds.get(url.options.get("mechanism", "").upper(), module.SASLPlaintext)
     return kind(url.username, url.password, ssl_context=context, use_ssl=context is not None)
 
 

@@ -337,6 +337,8 @@ def _read_greeting(url: BrokerURL, wire: Wire, greeting: bytes) -> None:
         )
     if not url.is_tls and wire.info.get("tls_required"):
         raise BrokerRefused(url=shown, problem="it wants TLS; write tls:// instead of nats://")
+    if wire.info.get("tls_verify") and "cert" not in url.options:
+        raise BrokerRefused(url=shown, problem="it wants a certificate of ours; name it: ?cert=FILE&key=FILE")
 
 
 def _credentials(url: BrokerURL, name: str) -> dict[str, Any]:

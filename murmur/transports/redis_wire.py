@@ -17,32 +17,41 @@ from redis.asyncio.connection import AbstractConnection, Connection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from murmur.broker_url import BrokerURL
 from murmur.errors import BadURL, BrokerRefused, BrokerUnreachable
 from murmur.transports.redis_scripts import Script
 
 CONNECT_WITHIN: Final = 10.0  # seconds
 _HANDSHAKE_WITHIN: Final = 5.0  # seconds, for each step of it
+_FILES: Final = {"ca": "ssl_ca_certs", "cert": "ssl_certfile", "key": "ssl_keyfile"}  # our options in redis-py's words
 
 Argument = str | bytes | int | float
 Reply = None | int | bytes | list["Reply"] | hiredis.ReplyError
 Finish = Callable[[Reply, Exception | None], None]
 
 _NOT_ENOUGH: Final = object()
-_REFUSALS: Final = ("NOAUTH", "WRONGPASS", "NOPERM")
+_REFUSALS: Final = ("NOAUTH", "WRONGPASS", "NOPERM", "WRONGTYPE")
 _FULL: Final = ("OOM", "MISCONF", "NOREPLICAS")  # no memory, no disk, nobody to keep a copy
 _AWAY: Final = ("LOADING", "MASTERDOWN", "READONLY", "CLUSTERDOWN", "BUSY", "TRYAGAIN", *_FULL)
+_MENDS: Final = {
+    "READONLY": " (this is a replica: name its primary)",
+    "WRONGTYPE": " (a key of ours is of another kind: use a namespace)",
+}
 
 
 class ServerError(Exception):
-    """The server answered a command with an error. `code` is its first word."""
+    """The server answered a command with an error. `code` is its first word, but for the `ERR ` of scripts."""
 
     def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self.code = text.partition(" ")[0]
+        inner = text.removeprefix("ERR ")
+        if inner.partition(" ")[0] not in (*_REFUSALS, *_AWAY):
+            inner = text
+        self.code = inner.partition(" ")[0]
+        super().__init__(inner + _MENDS.get(self.code, ""))
 
     @property
     def is_refusal(self) -> bool:
-        """Whether credentials or rights are missing."""
+        """Whether credentials or rights are missing, or a key of ours is somebody else's."""
         return self.code in _REFUSALS
 
     @property
@@ -214,7 +223,7 @@ async def connect(
     except (exceptions.AuthenticationError, exceptions.AuthorizationError, exceptions.ResponseError) as error:
         raise BrokerRefused(url=shown, problem=str(error)) from None
     except (exceptions.RedisError, OSError) as error:
-        raise BrokerUnreachable(url=shown, after=CONNECT_WITHIN, problem=str(error) or "no answer") from None
+        raise BrokerUnreachable(url=shown, after=CONNECT_WITHIN, problem=_problem(error, url)) from None
     # From here on the connection is ours alone.
     stream, connection._writer, connection._reader = connection._writer, None, None
     if stream is None:
@@ -227,7 +236,7 @@ async def connect(
 
 def connection_options(url: str) -> dict[str, object]:
     """Return how redis-py, blocking or not, is to connect: never retrying, never waiting for ever, in RESP 2."""
-    options: dict[str, object] = {**parse_url(url)}
+    options: dict[str, object] = {_FILES.get(name, name): value for name, value in parse_url(url).items()}
     options.pop("connection_class", None)
     options |= {
         "socket_timeout": _HANDSHAKE_WITHIN,
@@ -246,9 +255,29 @@ def _connection(url: str, shown: str) -> AbstractConnection:
         options = connection_options(url)
         if "path" in options:
             del options["socket_keepalive"]
-        return kind(**options, retry=Retry(NoBackoff(), 0))
-    except (ValueError, TypeError) as error:
+        made = kind(**options, retry=Retry(NoBackoff(), 0))
+    except TypeError as error:
+        unknown = str(error).rpartition("unexpected keyword argument ")[2]
+        raise BadURL(url=shown, problem=f"unknown option {unknown}; there are ca, cert, key, db") from None
+    except ValueError as error:
         raise BadURL(url=shown, problem=str(error)) from None
+    if options.keys() & _FILES.values():
+        BrokerURL.parse(url).tls()
+    return made
+
+
+def _problem(error: Exception, url: str) -> str:
+    """Return what a failed connection means."""
+    text, is_tls = str(error) or "no answer", url.startswith("rediss:")
+    if isinstance(error, exceptions.InvalidResponse):
+        return f"what listens there is no Redis ({text})"
+    if "CERTIFICATE_VERIFY_FAILED" in text:
+        return f"its certificate is not trusted ({text}); name its authority: ?ca=FILE"
+    if is_tls and isinstance(error, exceptions.TimeoutError | TimeoutError):
+        return f"{text}; a Redis without TLS says nothing to it, then the scheme is redis://"
+    if not is_tls and ("reset" in text or "closed" in text.lower()):
+        return f"{text}; if it wants TLS, the scheme is rediss://"
+    return text
 
 
 async def _introduce(wire: Wire, name: str, shown: str) -> None:

@@ -16,6 +16,7 @@ from typing import Any, Final, TypeVar
 import pytest
 from attrs import frozen
 
+from tests.brokers.certificates import Certificates, made_in
 from tests.brokers.kafka_server import KafkaServer, shared_server
 from tests.brokers.nats_server import NatsServer
 from tests.brokers.rabbitmq_server import RabbitServer
@@ -44,6 +45,12 @@ def lend(request: pytest.FixtureRequest, server: S) -> S:
 
 
 @pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """An authority, and what it signed."""
+    return made_in(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture(scope="session")
 def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     """The one Redis behind `redis_server`. Tests ask for that, which is empty."""
     require(RedisServer)
@@ -68,10 +75,16 @@ class RedisStarter:
     lend: Callable[[RedisServer], RedisServer]
 
     def __call__(
-        self, *, aof: bool = False, fsync: Fsync = "everysec", password: str | None = None, unix: bool = False
+        self,
+        *,
+        aof: bool = False,
+        fsync: Fsync = "everysec",
+        password: str | None = None,
+        unix: bool = False,
+        tls: Certificates | None = None,
     ) -> RedisServer:
         """Return a new Redis that answers; see `RedisServer` for the options."""
-        server = RedisServer(self.make_folder(), aof=aof, fsync=fsync, password=password, unix=unix)
+        server = RedisServer(self.make_folder(), aof=aof, fsync=fsync, password=password, unix=unix, tls=tls)
         self.lend(server).start()
         return server
 
@@ -103,6 +116,7 @@ class NatsStarter:
         password: str | None = None,
         permissions: Mapping[str, object] | None = None,
         certificate: tuple[Path, Path] | None = None,
+        authority: Path | None = None,
         settings: str = "",
     ) -> NatsServer:
         """Return a new NATS that answers; see `NatsServer` for the options."""
@@ -112,6 +126,7 @@ class NatsStarter:
             password=password,
             permissions=permissions,
             certificate=certificate,
+            authority=authority,
             settings=settings,
         )
         self.lend(server).start()

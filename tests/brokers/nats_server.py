@@ -30,6 +30,7 @@ class NatsServer(Server):
         password: str | None = None,
         permissions: Mapping[str, object] | None = None,
         certificate: tuple[Path, Path] | None = None,
+        authority: Path | None = None,
         settings: str = "",
     ) -> None:
         """Settle how it will run.
@@ -40,6 +41,7 @@ class NatsServer(Server):
             password: of the user "user", the only one.
             permissions: what that user may do, as NATS writes it: {"publish": {"deny": [...]}}.
             certificate: files of a certificate and its key; with them it wants TLS.
+            authority: a file; with it clients must have a certificate, too, signed by that.
             settings: more lines of its configuration.
         """
         super().__init__(folder)
@@ -47,6 +49,7 @@ class NatsServer(Server):
         self.password = password
         self.permissions = permissions
         self.certificate = certificate
+        self.authority = authority
         self.settings = settings
 
     @classmethod
@@ -75,7 +78,10 @@ class NatsServer(Server):
             lines.append(f"authorization {{ users: [ {json.dumps(user)} ] }}")
         if self.certificate is not None:
             certificate, key = self.certificate
-            lines.append(f"tls {{ cert_file: {json.dumps(str(certificate))}, key_file: {json.dumps(str(key))} }}")
+            tls: dict[str, object] = {"cert_file": str(certificate), "key_file": str(key)}
+            if self.authority is not None:
+                tls |= {"ca_file": str(self.authority), "verify": True}
+            lines.append(f"tls {json.dumps(tls)}")
         file = self.folder / "nats.conf"
         file.touch(mode=0o600)
         file.write_text("\n".join([*lines, self.settings]) + "\n")

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
+from tests.brokers.certificates import Certificates
 from tests.brokers.server import HOST, Server, ServerFailed, free_port
 
 _SCRIPT: Final = "/usr/lib/rabbitmq/bin/rabbitmq-server"  # what /usr/sbin/rabbitmq-server runs as another user
@@ -121,6 +122,14 @@ class RabbitServer(Server):
             f'<<"guest">>, <<"{vhost}">>, <<".*">>, <<".*">>, <<".*">>, <<"test">>)'
         )
         return self.at(vhost)
+
+    def listen_with_tls(self, tls: Certificates) -> int:
+        """Open one more port, which speaks TLS; return it."""
+        port = free_port()
+        files = f'[{{certfile, "{tls.certificate}"}}, {{keyfile, "{tls.key}"}}]'
+        self.call("rabbit_networking:ensure_ssl()")
+        self.call(f'rabbit_networking:start_ssl_listener({{"{HOST}", {port}}}, {files}, 1)')
+        return port
 
     def delete_vhost(self, vhost: str) -> None:
         """Forget a virtual host, and all that is in it."""

@@ -1,11 +1,12 @@
-"""A real Redis: with or without an append-only file, a password, a Unix socket."""
+"""A real Redis: with or without an append-only file, a password, a Unix socket, TLS."""
 
 import socket
 from pathlib import Path
 from typing import Final, Literal
 from urllib.parse import quote
 
-from tests.brokers.server import HOST, Server
+from tests.brokers.certificates import Certificates
+from tests.brokers.server import HOST, Server, free_port
 
 _PATIENCE: Final = 1.0  # seconds for one command of ours
 
@@ -27,12 +28,15 @@ class RedisServer(Server):
         fsync: Fsync = "everysec",
         password: str | None = None,
         unix: bool = False,
+        tls: Certificates | None = None,
     ) -> None:
         super().__init__(folder)
         self.aof = aof
         self.fsync = fsync
         self.password = password
         self.socket_file = folder / "redis.sock" if unix else None
+        self.tls = tls
+        self.tls_port = free_port() if tls else 0
 
     @property
     def url(self) -> str:
@@ -45,6 +49,15 @@ class RedisServer(Server):
         if self.socket_file is None:
             raise ValueError("this Redis has no Unix socket; make it with unix=True")
         return f"unix://{self._credentials()}{self.socket_file}?db=0"
+
+    @property
+    def tls_url(self) -> str:
+        """Where it speaks TLS, to clients with a certificate only; it must have been made with `tls`."""
+        if self.tls is None:
+            raise ValueError("this Redis speaks no TLS; make it with tls=Certificates")
+        tls = self.tls
+        files = f"ca={tls.ca}&cert={tls.client_certificate}&key={tls.client_key}"
+        return f"rediss://{self._credentials()}{HOST}:{self.tls_port}/0?{files}"
 
     def command(self) -> list[str]:
         """Run in the foreground from a file, so that the password is in no process list."""
@@ -61,6 +74,14 @@ class RedisServer(Server):
             settings.append(f"requirepass {_quoted(self.password)}")
         if self.socket_file is not None:
             settings.append(f'unixsocket "{self.socket_file}"')
+        if self.tls is not None:
+            settings += [
+                f"tls-port {self.tls_port}",
+                f"tls-cert-file {self.tls.certificate}",
+                f"tls-key-file {self.tls.key}",
+                f"tls-ca-cert-file {self.tls.ca}",
+                "tls-auth-clients yes",
+            ]
         file = self.folder / "redis.conf"
         file.touch(mode=0o600)
         file.write_text("\n".join(settings) + "\n")
