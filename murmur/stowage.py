@@ -5,13 +5,14 @@ the store in parts, before the envelope is sent, under the task and its own dige
 another, and whoever fetches it knows it is what was meant. It is forgotten with the retention at the latest.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from murmur.envelope import Stowed, check_json, digest
-from murmur.errors import BadEnvelope, NeedsStore, PayloadLost, PayloadTooLarge
+from murmur.errors import BadEnvelope, BrokerRefused, NeedsStore, PayloadLost, PayloadTooLarge
 from murmur.limits import MAX_PAYLOAD, STOWED_PART
 from murmur.patience import patiently
-from murmur.store import Store
+from murmur.store import NewTask, Store
+from murmur.transport import Refusal
 
 PREFIX = "stowed:"
 
@@ -30,6 +31,18 @@ async def put(store: Store, stowed: Stowed, payload: bytes) -> None:
     """Put a payload where its reference says. May be repeated. Raises as the store does."""
     for key, start in zip(_keys(stowed), range(0, stowed.size, STOWED_PART), strict=True):
         await store.put(key, payload[start : start + STOWED_PART])
+
+
+async def put_all(store: Store, tasks: Iterable[NewTask]) -> dict[str, Refusal]:
+    """Put the payloads of tasks that have any; return, by their ids, those that the store takes no such thing of."""
+    refused = {}
+    for task in tasks:
+        if task.payload is not None and task.stowed is not None:
+            try:
+                await put(store, task.stowed, task.payload)
+            except (PayloadTooLarge, BrokerRefused) as error:
+                refused[task.task_id] = Refusal(task.task_id, str(error), definite=True)
+    return refused
 
 
 async def fetch(store: Store, stowed: Stowed) -> bytes:

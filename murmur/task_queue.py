@@ -114,7 +114,11 @@ class TaskQueue:
 
     async def submit(self, tasks: Sequence[NewTask]) -> Sequence[Admission | Refusal]:
         """Admit tasks and put their messages into the mailboxes; one answer each, in order."""
-        await self._stow(tasks)
+        refused = await stowage.put_all(self.store, tasks)
+        admitted = iter(await self._admitted([task for task in tasks if task.task_id not in refused]))
+        return [refused.get(task.task_id) or next(admitted) for task in tasks]
+
+    async def _admitted(self, tasks: Sequence[NewTask]) -> Sequence[Admission | Refusal]:
         if self._seal is not None:
             tasks = [self._signed(task, self._seal) for task in tasks]
         admissions = await self.store.admit(tasks)
@@ -131,11 +135,6 @@ class TaskQueue:
             if isinstance(receipt, Refusal):
                 answers[i] = receipt
         return answers
-
-    async def _stow(self, tasks: Sequence[NewTask]) -> None:
-        for task in tasks:
-            if task.payload is not None and task.stowed is not None:
-                await stowage.put(self.store, task.stowed, task.payload)
 
     async def replies(self, inbox: str, *, wait: float) -> Sequence[Delivery]:
         """Return encoded ResultMessages that came into an inbox, as soon as there is one."""

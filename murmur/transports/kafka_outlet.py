@@ -103,7 +103,11 @@ class Outlet:
         if error is None:
             done = future.result()
             return Receipt(message.id, f"{done.partition}:{done.offset}")
-        definite = isinstance(error, (kafka_errors.MessageSizeTooLargeError, *NO_RIGHTS))
+        if isinstance(error, kafka_errors.MessageSizeTooLargeError):
+            size, topic = len(message.body), self._place(message.topic)[0]
+            problem = f"{topic} takes no message of {size:,} bytes: raise its max.message.bytes, see murmur doctor"
+            return Refusal(message.id, problem, definite=True)
+        definite = isinstance(error, NO_RIGHTS)
         return Refusal(message.id, str(error) or type(error).__name__, definite)
 
     async def _started(self) -> Any:

@@ -60,7 +60,10 @@ class _Doctor:
         elif version < _OLD_VERSION:
             found.append(Finding(_NOTE, "I22", f"Redis {text} is no longer maintained", "Upgrade to 7 or later"))
         if info.get("role", "master") != "master":
-            found.append(Finding(_BROKEN, "I1", "this is a read-only replica", "Name its primary in the URL"))
+            if info.get("slave_read_only") == "1":
+                problem = "this is a read-only replica: name its primary in the URL"
+                raise BrokerRefused(url=self._link.shown, problem=problem)
+            found.append(Finding(_BROKEN, "I1", "this is a replica", "Name its primary in the URL"))
         if info.get("cluster_enabled") == "1":
             what = "this is a Redis Cluster, whose nodes refuse scripts over keys of several slots"
             found.append(Finding(_BROKEN, "I5", what, "Use a single primary, with replicas for failover"))

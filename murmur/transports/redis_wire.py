@@ -268,15 +268,19 @@ def _connection(url: str, shown: str) -> AbstractConnection:
 
 def _problem(error: Exception, url: str) -> str:
     """Return what a failed connection means."""
-    text, is_tls = str(error) or "no answer", url.startswith("rediss:")
+    text = str(error) or "no answer"
     if isinstance(error, exceptions.InvalidResponse):
         return f"what listens there is no Redis ({text})"
     if "CERTIFICATE_VERIFY_FAILED" in text:
         return f"its certificate is not trusted ({text}); name its authority: ?ca=FILE"
-    if is_tls and isinstance(error, exceptions.TimeoutError | TimeoutError):
-        return f"{text}; a Redis without TLS says nothing to it, then the scheme is redis://"
-    if not is_tls and ("reset" in text or "closed" in text.lower()):
-        return f"{text}; if it wants TLS, the scheme is rediss://"
+    is_cut = any(sign in text.lower() for sign in ("reset", "closed", "eof", "broken pipe"))
+    if not url.startswith("rediss:"):
+        return f"{text}; if it wants TLS, the scheme is rediss://" if is_cut else text
+    if is_cut or "CERTIFICATE_REQUIRED" in text:
+        text += "; if it wants a certificate of ours, name it: ?cert=FILE&key=FILE"
+    # Whether a Redis without TLS answers to a greeting of TLS depends on the chance bytes in it.
+    if is_cut or "WRONG_VERSION" in text or isinstance(error, exceptions.TimeoutError | TimeoutError):
+        text += "; if it speaks no TLS, the scheme is redis://"
     return text
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from murmur.errors import WorkerGaveUp, WorkerNotStarted
+from murmur.errors import BrokerRefused, WorkerGaveUp, WorkerNotStarted
 from supervisors import StartFailed
 from supervisors.errors import SupervisorFailed
 from supervisors.reasons import Crashed, Escalated
@@ -11,11 +11,16 @@ from supervisors.reasons import Crashed, Escalated
 
 @contextmanager
 def told_as_ours() -> Iterator[None]:
-    """Turn what ended a supervision tree into `WorkerNotStarted` or `WorkerGaveUp`, with the notes of its cause."""
+    """Turn what ended a supervision tree into `WorkerNotStarted` or `WorkerGaveUp`, with the notes of its cause.
+
+    What the broker refused stays `BrokerRefused`: no code is to blame for it.
+    """
     try:
         yield
     except StartFailed as failed:
         cause = innermost(failed)
+        if isinstance(cause, BrokerRefused):
+            raise cause from failed
         error = WorkerNotStarted(str(cause) if isinstance(cause, BaseException) else f"{failed.child}: {cause}")
         for note in getattr(cause, "__notes__", ()):
             error.add_note(note)

@@ -181,8 +181,8 @@ class _Queue(TaskQueue):
     def inline(self) -> int:
         return self._inline
 
-    async def submit(self, tasks: Sequence[NewTask]) -> Sequence[Admission | Refusal]:
-        await self._stow(tasks)  # part by part: a frame takes only so much
+    async def _admitted(self, tasks: Sequence[NewTask]) -> Sequence[Admission | Refusal]:
+        # Payloads were stowed part by part: a frame takes only so much.
         light = [replace(task, payload=None) if task.payload is not None else task for task in tasks]
         answers = await self._line.call("submit", light)
         return [admission or refusal for admission, refusal in answers]

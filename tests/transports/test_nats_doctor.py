@@ -1,10 +1,6 @@
 """The doctor's findings on a NATS, and one clear line for every connection that cannot be."""
 
-import asyncio
 import datetime
-import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -18,8 +14,6 @@ from murmur.transports import nats
 from tests.brokers.fixtures import NatsStarter
 from tests.brokers.nats_operator import operator
 from tests.brokers.nats_server import NatsServer
-from tests.brokers.redis_server import RedisServer
-from tests.brokers.server import free_port
 
 pytestmark = pytest.mark.anyio
 ROOT = Path(__file__).parents[2]
@@ -45,16 +39,6 @@ async def refused(url: str) -> MurmurError:
     assert PASSWORD not in str(raised.value)
     assert "\n" not in str(raised.value)
     return raised.value
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    folder = tmp_path_factory.mktemp("tls")
-    certificate, key = folder / "server.pem", folder / "server.key"
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"]
-    command += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
-    subprocess.run(command, check=True, capture_output=True)
-    return certificate, key
 
 
 async def test_a_single_server_can_only_lose_what_a_power_loss_takes(start_nats: NatsStarter) -> None:
@@ -103,63 +87,6 @@ async def test_a_user_without_rights_to_jetstream_is_told(start_nats: NatsStarte
     assert "Permissions Violation" in str(await refused(server.url))
 
 
-async def test_wrong_credentials_are_told(start_nats: NatsStarter) -> None:
-    server = start_nats(password=PASSWORD)
-    transport = nats.connect(server.url, consumer_id="w", namespace="", lease=30.0)
-    await transport.open([TopicSpec("echo.tasks")])  # percent-encoded, as a password in a URL is
-    await transport.close()
-    wrong = server.url.replace("user:", "user:not")
-    assert "Authorization Violation" in str(await refused(wrong))
-    assert "Authorization Violation" in str(await refused(f"nats://127.0.0.1:{server.port}"))
-
-
-async def test_tls_to_a_plain_server_sends_no_password(start_nats: NatsStarter) -> None:
-    server = start_nats()
-    error = await refused(f"tls://user:canary%2Fp%40ss%25word@127.0.0.1:{server.port}")
-    assert "offers no TLS" in str(error)
-
-
-async def test_a_server_with_tls_is_verified(start_nats: NatsStarter, certificate: tuple[Path, Path]) -> None:
-    server = start_nats(certificate=certificate)
-    assert "wants TLS" in str(await refused(server.url.replace("tls://", "nats://")))
-    assert "certificate" in str(await refused(server.url))
-    transport = nats.connect(f"{server.url}?ca={certificate[0]}", consumer_id="w", namespace="", lease=30.0)
-    await transport.open([TopicSpec("echo.tasks")])
-    await transport.close()
-
-
-async def test_nobody_there_and_somebody_else_are_told_apart(redis_server: RedisServer) -> None:
-    assert isinstance(await refused(f"nats://127.0.0.1:{free_port()}"), BrokerUnreachable)
-    assert isinstance(await refused(f"nats://127.0.0.1:{redis_server.port}"), BrokerUnreachable)
-
-    async def greet(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"220 mail.example ready\r\n")
-        await writer.drain()
-        writer.close()
-
-    async with await asyncio.start_server(greet, "127.0.0.1", 0) as other:
-        error = await refused(f"nats://127.0.0.1:{other.sockets[0].getsockname()[1]}")
-    assert "does not speak NATS" in str(error)
-
-
-async def test_jetstream_that_is_off_is_told(start_nats: NatsStarter) -> None:
-    server = start_nats(jetstream=False)
-    assert "JetStream is off" in str(await refused(server.url))
-    with pytest.raises(BrokerRefused, match="JetStream is off"):
-        await examined(server)
-
-
-async def test_a_stream_of_somebody_else_is_not_used(start_nats: NatsStarter) -> None:
-    server = start_nats()
-    async with operator(server.url) as link:
-        await link.api("STREAM.CREATE.all", {"name": "all", "subjects": ["*.tasks"]})
-    assert "belongs to another stream" in str(await refused(server.url))
-    async with operator(server.url) as link:
-        await link.api("STREAM.DELETE.all")
-        await link.api("STREAM.CREATE.echo~tasks", {"name": "echo~tasks", "subjects": ["echo.tasks"]})
-    assert "retention is 'limits' and must be 'workqueue'" in str(await refused(server.url))
-
-
 @pytest.mark.parametrize(
     ("url", "problem"),
     [
@@ -184,14 +111,3 @@ async def test_a_token_is_accepted(start_nats: NatsStarter) -> None:
             with pytest.raises(BrokerRefused, match="Authorization"):
                 await transport.open([TopicSpec("echo.tasks")])
         await transport.close()
-
-
-def test_the_command_says_in_one_line_what_is_wrong(start_nats: NatsStarter) -> None:
-    server = start_nats(password=PASSWORD)
-    command = [sys.executable, "-m", "murmur.cli.main", "doctor"]
-    environment = {**os.environ, "MURMUR_BROKER": f"nats://user:wr0ng@127.0.0.1:{server.port}"}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=60, check=False)
-    assert done.returncode == 2
-    assert done.stderr.strip().count("\n") == 0
-    assert "Authorization Violation" in done.stderr
-    assert "wr0ng" not in done.stderr + done.stdout

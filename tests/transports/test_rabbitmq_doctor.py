@@ -16,7 +16,7 @@ from murmur.errors import BrokerRefused, BrokerUnreachable
 from murmur.transport import TopicSpec
 from murmur.transports import rabbitmq as adapter
 from tests.brokers.fixtures import RabbitPlace
-from tests.brokers.server import HOST, free_port
+from tests.brokers.server import HOST
 
 pytestmark = pytest.mark.anyio
 ROOT = Path(__file__).parents[2]
@@ -86,29 +86,6 @@ async def test_missing_rights_are_named_with_the_command_that_gives_them(rabbitm
     assert not any(one.severity is Severity.BROKEN for one in await examined(url))
 
 
-async def test_a_queue_that_somebody_made_otherwise_is_refused_in_one_line(rabbitmq: RabbitPlace) -> None:
-    await asyncio.to_thread(
-        rabbitmq.server.call,
-        f'rabbit_amqqueue:declare({{resource, <<"{rabbitmq.vhost}">>, queue, <<"echo.tasks">>}}, '
-        'true, false, [], none, <<"test">>), ok',
-    )
-    with pytest.raises(BrokerRefused, match=r"inequivalent arg 'x-queue-type' for queue 'echo\.tasks'"):
-        await opened(rabbitmq.url)
-
-
-async def test_wrong_names_and_passwords_are_refused_by_name_and_show_no_password(rabbitmq: RabbitPlace) -> None:
-    server = rabbitmq.server
-    for url, what in (
-        (server.at(rabbitmq.vhost, password="canary-7"), "Login was refused"),
-        (server.at("nowhere"), "vhost nowhere not found"),
-    ):
-        with pytest.raises(BrokerRefused, match=what) as caught:
-            await opened(url)
-        assert "canary-7" not in str(caught.value)
-    with pytest.raises(BrokerUnreachable, match="no TLS is spoken here"):
-        await opened(rabbitmq.url.replace("amqp://", "amqps://"))
-
-
 @pytest.mark.parametrize(
     ("answer", "what"),
     [
@@ -124,11 +101,6 @@ async def test_what_is_no_rabbitmq_is_told_in_one_line(answer: bytes | None, wha
     async with listening(answer) as address:
         with pytest.raises(BrokerUnreachable, match=what):
             await opened(f"amqp://{address}")
-
-
-async def test_nobody_at_the_address_is_told() -> None:
-    with pytest.raises(BrokerUnreachable, match="Connect call failed"):
-        await opened(f"amqp://{HOST}:{free_port()}")
 
 
 def test_the_command_tells_in_one_line_and_its_exit_code_says_it(rabbitmq: RabbitPlace) -> None:

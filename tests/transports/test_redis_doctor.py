@@ -69,10 +69,11 @@ async def test_memory_that_runs_out_is_told(start_redis: Start) -> None:
     assert has(await examined(server), Severity.RISK, "I1", "of its memory is in use")
 
 
-async def test_a_replica_is_refused(start_redis: Start) -> None:
+async def test_a_replica_that_may_be_written_to_is_found(start_redis: Start) -> None:
     primary, replica = start_redis(aof=True), start_redis(aof=True)
     replica.call("REPLICAOF", "127.0.0.1", str(primary.port))
-    assert has(await examined(replica), Severity.BROKEN, "I1", "read-only replica")
+    replica.call("CONFIG", "SET", "replica-read-only", "no")
+    assert has(await examined(replica), Severity.BROKEN, "I1", "this is a replica")
 
 
 async def test_missing_rights_are_named_with_the_command_that_gives_them(start_redis: Start) -> None:

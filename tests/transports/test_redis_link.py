@@ -16,7 +16,6 @@ from tests.brokers.fixtures import RedisStarter
 from tests.brokers.proxy import Proxy
 from tests.brokers.redis_operator import operator
 from tests.brokers.redis_server import RedisServer
-from tests.brokers.server import free_port
 from tests.contracts.harness import until
 
 pytestmark = pytest.mark.anyio
@@ -48,14 +47,6 @@ async def is_down(link: RedisLink) -> bool:
 
 
 # -- connecting ----------------------------------------------------------------------------------------------------
-
-
-async def test_nobody_there_is_told_at_once_and_by_name() -> None:
-    url = f"redis://127.0.0.1:{free_port()}"
-    began = time.monotonic()
-    with pytest.raises(BrokerUnreachable, match=f"no answer from {url}"):
-        await RedisLink(url, name="x").open()
-    assert time.monotonic() - began < 10.0
 
 
 async def test_a_server_that_never_answers_is_unreachable_within_ten_seconds(redis_server: RedisServer) -> None:
