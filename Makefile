@@ -19,8 +19,7 @@ demo: $(READY) ## supervised agents at work: no key, no broker, under 10 s; PROC
 test: $(READY) brokers ## everything a change must pass: format, lint, types, tests
 	@status=0; \
 	$(MAKE) --no-print-directory lint || status=$$?; \
-	$(VENV)/python -m pytest -q -m "alone and not soak" $$(grep -rl mark.alone tests) || status=$$?; \
-	$(VENV)/python -m pytest -q -n 5 --dist worksteal -m "not alone and not soak" || status=$$?; \
+	$(VENV)/python -m pytest -q -n 5 --dist worksteal -m "not soak" || status=$$?; \
 	exit $$status
 
 soak: $(READY) brokers ## the long fault runs

@@ -204,7 +204,7 @@ async def _restarts(count: int) -> None:
         assert me.memory_full_info().uss - memory < 1 << 20
 
 
-@pytest.mark.alone
+@pytest.mark.soak  # it measures: in every build, `test_every_call_of_a_process_comes_from_one_thread` holds the same
 @on(ASYNCIO)
 async def test_the_loop_is_never_blocked_by_processes() -> None:
     worst = 0.0
