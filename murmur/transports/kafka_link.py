@@ -97,7 +97,8 @@ class KafkaLink:
         """Disconnect. Idempotent."""
         admin, surveyor, self.admin, self._surveyor = self.admin, self._surveyor, None, None
         if surveyor is not None:
-            await surveyor.stop()
+            # Stopped before its tasks have begun, aiokafka raises their cancellation, which is nobody's: we go on.
+            await asyncio.gather(surveyor.stop(), return_exceptions=True)
         if admin is not None:
             await admin.close()
 

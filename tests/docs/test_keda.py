@@ -49,6 +49,7 @@ async def kafka_counts(trigger: Trigger, url: str) -> int:
     link = KafkaLink(BrokerURL.parse(url), client_id="keda")
     await link.open()
     try:
+        await link.know(trigger["topic"])
         ends = await link.ends(trigger["topic"])
         committed = await link.committed(trigger["consumerGroup"], trigger["topic"])
     finally:
