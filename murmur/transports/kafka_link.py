@@ -145,7 +145,8 @@ class KafkaLink:
 
     async def declare(self, topics: Iterable[str], *, retention: float | None, is_anew: bool = False) -> None:
         """Make topics that do not exist, kept for `retention` seconds, None: for ever. Raises as `open` does."""
-        wanted = [topic for topic in topics if is_anew or topic not in self._declared]
+        # Once each, or the cluster refuses it: a named agent's mailboxes share their dead topic.
+        wanted = [topic for topic in dict.fromkeys(topics) if is_anew or topic not in self._declared]
         if not wanted:
             return
         kept = "-1" if retention is None else str(int(retention * 1000))

@@ -106,6 +106,19 @@ class OwnershipContract:
         (letter,) = await collect(reader, spec.dead_topic, 1, within=WITHIN)
         assert (letter.body, letter.id) == (b'{"reason":"not an envelope"}', "bad")
 
+    async def test_mailboxes_may_share_their_dead_topic(self, harness: TransportHarness) -> None:
+        spec = harness.spec(harness.topic())
+        assert spec.dead_topic is not None
+        other = evolve(spec, name=harness.topic("other"))
+        transport = await harness.open("a", spec, other)
+        for name in (spec.name, other.name):
+            await transport.publish([Outgoing(name, b"", name)])
+            (one,) = await collect(transport, name, 1, within=WITHIN)
+            assert (await transport.dead(one, name.encode())).ok
+        reader = await harness.open("reader", evolve(spec, name=spec.dead_topic, dead_topic=None))
+        letters = await collect(reader, spec.dead_topic, 2, within=WITHIN)
+        assert {one.body.decode() for one in letters} == {spec.name, other.name}
+
     async def test_a_message_has_at_most_one_dead_letter(self, harness: TransportHarness) -> None:
         topic = harness.topic()
         transport = await harness.open("a", harness.spec(topic))
