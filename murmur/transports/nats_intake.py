@@ -9,6 +9,7 @@ everything that was held of it is lost.
 
 import asyncio
 import json
+import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -21,10 +22,11 @@ from murmur.transport import Delivery
 from murmur.transports.nats_link import JetStreamError
 from murmur.transports.nats_pull import Pull
 from murmur.transports.nats_session import Hold, Session, delivered, place_of
-from murmur.transports.nats_streams import CONSUMER, CONSUMER_MISSING, NANOSECONDS, STREAM_MISSING, lease_of
+from murmur.transports.nats_streams import CONSUMER, CONSUMER_MISSING, NANOSECONDS, STREAM_MISSING, lease_of, made_at
 
 LONGEST_WAIT: Final = 5.0  # seconds of one waiting request
 _AT_ONCE: Final = 0.01  # seconds in which a waiting request brings what was there already
+_SAME: Final = 0.1  # seconds between what the server says of one consumer before and after it was killed, at the most
 _LOOK_EVERY: Final = 5.0  # seconds between two looks at the consumers, at the most
 
 GiveBack = Callable[[Sequence[Delivery]], Awaitable[object]]
@@ -50,7 +52,7 @@ class Intake:
         self._readings: dict[asyncio.Task[list[Delivery]], _Reading] = {}
         self._givings: set[asyncio.Task[None]] = set()
         self._pulls: set[Pull] = set()
-        self._made: dict[str, str] = {}  # when the consumer of a topic was made
+        self._made: dict[str, float] = {}  # when the consumer of a topic was made
         self._unsure: set[str] = set()  # topics whose consumer may be another one by now
         self._turn = 0  # which topic is read first
         self._is_trickle = False  # the last look found one at most: wait for the next, do not look first
@@ -237,10 +239,10 @@ class Intake:
                 self._unsure.discard(topic)
                 self._seen(topic, made)
 
-    def _seen(self, topic: str, made: str) -> None:
+    def _seen(self, topic: str, made: float) -> None:
         before = self._made.get(topic)
         self._made[topic] = made
-        if before is not None and before != made:
+        if before is not None and abs(made - before) > _SAME:
             logger.warning("the stream of {} was deleted and made anew; what was held of it is lost", topic)
             self._session.forget(topic)
 
@@ -262,12 +264,12 @@ class Intake:
                     stands = await session.link.api(f"CONSUMER.INFO.{session.streams.stream(topic)}.{CONSUMER}")
                 except JetStreamError as error:
                     if error.code in (STREAM_MISSING, CONSUMER_MISSING):
-                        self._made[topic] = ""
+                        self._made[topic] = -math.inf
                         session.forget(topic)
                 except (BrokerUnreachable, BrokerRefused, OutcomeUnknown):
                     break
                 else:
-                    self._seen(topic, str(stands["created"]))
+                    self._seen(topic, made_at(stands))
                     if stands["config"]["ack_wait"] < lease_of(session.spec(topic).lease):
                         self._unsure.add(topic)  # somebody shortened it under us
 

@@ -8,6 +8,7 @@ and refused with a sentence if not. Source: docs.nats.io, "JetStream wire API".
 import asyncio
 import random
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -95,8 +96,8 @@ class Streams:
             stands = await self._link.api(f"STREAM.INFO.{name}")  # somebody was faster
             self._check(name, config, stands["config"])
 
-    async def declare_consumer(self, topic: str, *, lease: float | None) -> str:
-        """Make the consumer of a work topic, or lengthen its lease; return when it was made: another time, another one.
+    async def declare_consumer(self, topic: str, *, lease: float | None) -> float:
+        """Make the consumer of a work topic, or lengthen its lease; return when it was made, see `made_at`.
 
         A longer lease stands: whoever shares a consumer with workers of another lease must not lose to it.
         """
@@ -126,14 +127,14 @@ class Streams:
                 )
                 raise BrokerRefused(url=self._link.shown, problem=problem)
             if config["ack_wait"] >= wait and config.get("max_deliver", -1) == config.get("max_ack_pending", -1) == -1:
-                return str(stands["created"])
+                return made_at(stands)
             config = {**config, "ack_wait": max(wait, config["ack_wait"]), "max_deliver": -1, "max_ack_pending": -1}
         try:
             request = {"stream_name": stream, "config": config}
             made = await self._link.api(f"CONSUMER.DURABLE.CREATE.{stream}.{CONSUMER}", request)
         except JetStreamError as error:
             raise self.refused(error) from None
-        return str(made["created"])
+        return made_at(made)
 
     async def declare_reader(self, inbox: str) -> None:
         """Make the consumer of an inbox anew, so that what an earlier reader did not settle comes at once."""
@@ -205,6 +206,14 @@ class Streams:
         if wrong:
             problem = f"the stream {name!r} has other settings: {'; '.join(wrong)}. Delete it, or use another namespace"
             raise BrokerRefused(url=self._link.shown, problem=problem)
+
+
+def made_at(consumer: Mapping[str, Any]) -> float:
+    """Return when a consumer was made, Unix time; until the server is killed, and a little later from then on.
+
+    It writes that down a moment after it answered, and goes by what it wrote once it was started again.
+    """
+    return datetime.fromisoformat(consumer["created"]).timestamp()
 
 
 def lease_of(lease: float | None) -> int:

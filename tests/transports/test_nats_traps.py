@@ -131,6 +131,23 @@ async def test_replies_that_were_under_way_come_after_a_reconnect(start_nats: Na
     await reader.close()
 
 
+async def test_a_server_killed_and_started_again_takes_nothing_from_who_holds_it(start_nats: NatsStarter) -> None:
+    server = start_nats()
+    async with opened(server, "kept.tasks") as worker:
+        await published(worker, outgoing("kept.tasks", 1))
+        (held,) = await collect(worker, "kept.tasks", 1, within=10.0)
+        await asyncio.to_thread(server.kill)
+        await asyncio.to_thread(server.start)
+
+        async def is_published() -> bool:
+            return isinstance((await worker.publish(outgoing("kept.tasks", 1, start=1)))[0], Receipt)
+
+        assert await until(is_published, within=30.0)
+        # Its consumer says of itself from now on that it was made a moment later than it did.
+        assert [one.id for one in await collect(worker, "kept.tasks", 1, within=30.0)] == ["1"]
+        assert [one.reason for one in await worker.ack([held])] == ["done"]
+
+
 async def test_a_server_that_falls_silent_ends_no_call_late_and_settles_nothing_twice(start_nats: NatsStarter) -> None:
     server = start_nats()
     async with opened(server, "mute.tasks", lease=60.0) as worker:
