@@ -18,10 +18,9 @@ from typing import Final
 from urllib.parse import quote
 
 from tests.brokers.certificates import Certificates
-from tests.brokers.server import HOST, Server, ServerFailed, free_port
+from tests.brokers.server import HOST, LEASH, Server, ServerFailed, free_port
 
 _SCRIPT: Final = "/usr/lib/rabbitmq/bin/rabbitmq-server"  # what /usr/sbin/rabbitmq-server runs as another user
-_LEASH: Final = Path(__file__).with_name("leash.py")
 MAX_MESSAGE: Final = 4_000_000  # bytes, less than we would send
 _PATIENCE: Final = 1.0  # seconds for a greeting
 _COMMAND_WITHIN: Final = 30.0
@@ -83,7 +82,7 @@ class RabbitServer(Server):
             cookie.touch(mode=0o600)
             cookie.write_text(self.cookie)
         (self.folder / "where.json").write_text(json.dumps([self.port, self.registry_port, self.cookie]))
-        registry = f"{sys.executable} -I -S {_LEASH} $$ epmd -port {self.registry_port} -address {HOST} &"
+        registry = f"{sys.executable} -I -S {LEASH} $$ epmd -port {self.registry_port} -address {HOST} &"
         return ["env", *self._environment(), "sh", "-c", f"{registry} exec {_SCRIPT}"]
 
     def answers(self) -> bool:

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import ClassVar, Final, Self
 
 HOST: Final = "127.0.0.1"
-_LEASH: Final = Path(__file__).with_name("leash.py")
+LEASH: Final = Path(__file__).with_name("leash.py")
 _PORT_TRIES: Final = 3
 
 # PDEATHSIG fires when the *thread* that forked ends. A server that was started from a thread
@@ -129,7 +129,7 @@ class Server(ABC):
         self.kill()
 
     def _start_once(self) -> None:
-        leashed = [sys.executable, "-I", "-S", str(_LEASH), str(os.getpid()), *self.command()]
+        leashed = [sys.executable, "-I", "-S", str(LEASH), str(os.getpid()), *self.command()]
         self._process = _starter.submit(self._spawn, leashed).result()
         deadline = time.monotonic() + self.ready_within
         while not self.answers():

@@ -1,16 +1,30 @@
-"""A fleet of real worker processes on a real Redis, and the ledger of what they started and ended."""
+"""A fleet of real worker processes on a real broker, and the ledger of what they started and ended."""
 
+import asyncio
 import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.brokers.server import LEASH
+from tests.faults.places import Place, own, shared
+
 ROOT = Path(__file__).parents[2]
 APP = str(Path(__file__).with_name("fleet_agents.py"))
+
+
+BROKERS = ("redis", "nats", "rabbitmq", "kafka")
+
+
+async def until(holds: Callable[[], object], within: float = 90.0) -> None:
+    """Wait for what must come to hold."""
+    async with asyncio.timeout(within):
+        while not holds():
+            await asyncio.sleep(0.02)
 
 
 class Fleet:
@@ -22,7 +36,8 @@ class Fleet:
 
     def start(self, broker: str, *arguments: str, app: str = APP) -> subprocess.Popen[bytes]:
         """Start a worker, which leads a process group as in a terminal."""
-        command = (sys.executable, "-m", "murmur.cli.main", "worker", "start", "--app", app, "--broker", broker)
+        leash = (sys.executable, "-I", "-S", str(LEASH), str(os.getpid()))  # they die with the tests
+        command = (*leash, sys.executable, "-m", "murmur.cli.main", "worker", "start", "--app", app, "--broker", broker)
         clean = {name: value for name, value in os.environ.items() if not name.startswith("MURMUR_")}
         # Nobody watches: what a control plane takes to import would be measured as the fleet's.
         environment = {**clean, "PYTHONPATH": str(ROOT), "LEDGER": str(self.ledger), "MURMUR_HEARTBEAT": "0"}
@@ -56,3 +71,15 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
     for worker in fleet.workers:
         worker.kill()
         worker.wait()
+
+
+@pytest.fixture(params=BROKERS)
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """A place on each broker in turn."""
+    return shared(request, tmp_path)
+
+
+@pytest.fixture(params=["redis", "nats", "kafka", pytest.param("rabbitmq", marks=pytest.mark.soak)])
+def own_place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """A place on each broker in turn, whose server may be killed; RabbitMQ takes long to start."""
+    return own(request, tmp_path)

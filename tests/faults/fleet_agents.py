@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import secrets
 
 from murmur import Actor
 from murmur.named import Named
@@ -20,6 +21,16 @@ class Work(Actor[float, float]):
         await asyncio.sleep(seconds)
         note(f"end {self.context.task_id} {self.context.token} {os.getpid()}")
         return seconds
+
+
+class Attempt(Actor[float, str]):
+    """Take as many seconds as told, and answer what no other attempt answers."""
+
+    async def receive(self, seconds: float) -> str:
+        note(f"start {self.context.task_id} {self.context.token} {os.getpid()}")
+        await asyncio.sleep(seconds)
+        note(f"end {self.context.task_id} {self.context.token} {os.getpid()}")
+        return f"{self.context.token}-{secrets.token_hex(4)}"
 
 
 class Echo(Actor[int, int]):

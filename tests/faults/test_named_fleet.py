@@ -4,24 +4,17 @@ import asyncio
 import os
 import secrets
 import signal
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from murmur import AgentRuntime, Remote
 from tests.brokers.redis_server import RedisServer
-from tests.faults.conftest import Fleet
+from tests.faults.conftest import Fleet, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
 TILL = Remote("till")
 LEASE = ("--reclaim-min-idle-ms", "1500", "--agents", "till")
-
-
-async def until(holds: Callable[[], object], within: float = 40.0) -> None:
-    async with asyncio.timeout(within):
-        while not holds():
-            await asyncio.sleep(0.02)
 
 
 async def test_a_killed_workers_names_live_elsewhere_with_all_that_was_answered(
