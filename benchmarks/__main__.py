@@ -14,6 +14,7 @@ from benchmarks.in_process import actors, in_process, named
 from benchmarks.lease import lease
 from benchmarks.plan import Plan
 from benchmarks.processes import processes
+from benchmarks.side_by_side import ALL, WAYS, brokers
 from benchmarks.table import rendered
 from benchmarks.tasks import tasks
 
@@ -32,18 +33,22 @@ BENCHMARKS: Final = {
     "price": node.price,
     "poison": node.poison,
 }
-ON_ALL: Final = ("fan_out", "latency", "waiting")  # that are measured on other brokers too
+ON_ALL: Final = ("fan_out", "latency", "waiting", "brokers")  # that are measured on other brokers too
 # Minutes, and some take the whole machine: only when named.
-ON_DEMAND: Final = {"lease": lease, "deaths": node.deaths}
+ON_DEMAND: Final = {"lease": lease, "deaths": node.deaths, "brokers": brokers}
 
 
 def main() -> None:
     """Run what was asked for."""
     asked = _arguments()
-    broker = asked.broker
-    plan = Plan.quick(asked.rounds, broker=broker) if asked.quick else Plan(broker=broker, rounds=asked.rounds)
+    broker, store = asked.broker or (ALL if asked.names == ["brokers"] else "redis"), asked.store
+    plan = (
+        Plan.quick(asked.rounds, broker=broker, store=store)
+        if asked.quick
+        else Plan(broker=broker, store=store, rounds=asked.rounds)
+    )
     rows = []
-    for name in asked.names or (BENCHMARKS if broker == "redis" else ON_ALL):
+    for name in asked.names or (BENCHMARKS if broker == "redis" else ON_ALL[:3]):
         measure = {**BENCHMARKS, **ON_DEMAND}[name]
         print(f"{name}: {measure.__doc__}", flush=True)
         rows += measure(plan)
@@ -64,14 +69,14 @@ def _arguments() -> argparse.Namespace:
         "--json", type=Path, default=Path(f".bench/{time.strftime('%Y%m%d-%H%M%S')}.json"), metavar="FILE"
     )
     parser.add_argument("--rounds", type=int, default=5)
-    brokers = sorted(file.stem for file in (Path(__file__).parent / "brokers").glob("[a-z]*.py"))
-    parser.add_argument("--broker", choices=brokers, default="redis", help=f"for {', '.join(ON_ALL)}")
+    parser.add_argument("--broker", choices=sorted(WAYS), help=f"for {', '.join(ON_ALL)}")
+    parser.add_argument("--store", choices=("redis", "none"), default="", help="rows: in a Redis beside, or nowhere")
     parser.add_argument("--quick", action="store_true", help="few tasks: seconds instead of minutes, rough figures")
     asked = parser.parse_args()
     known = {**BENCHMARKS, **ON_DEMAND}
     if unknown := [name for name in asked.names if name not in known]:
         parser.error(f"there is no benchmark {', '.join(unknown)}; there are {', '.join(known)}")
-    if asked.broker != "redis" and (others := [name for name in asked.names if name not in ON_ALL]):
+    if asked.broker not in (None, "redis") and (others := [name for name in asked.names if name not in ON_ALL]):
         parser.error(f"{', '.join(others)} is measured on Redis only")
     return asked
 

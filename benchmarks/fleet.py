@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 from attrs import frozen
 
-from benchmarks.bodies import ANSWER, WAIT
+from benchmarks.bodies import ANSWER, SECOND, WAIT
 from murmur import Actor, AgentRuntime, TaskSpec
 from murmur.worker import Worker
 
@@ -30,6 +30,15 @@ class Wait(Actor[str, str]):
         return ANSWER
 
 
+class Second(Actor[str, str]):
+    """Answers after a second."""
+
+    async def receive(self, text: str) -> str:
+        del text
+        await asyncio.sleep(SECOND)
+        return ANSWER
+
+
 class Slow(Actor[str, str]):
     """Takes five leases of the lease benchmark."""
 
@@ -39,7 +48,7 @@ class Slow(Actor[str, str]):
         return ANSWER
 
 
-AGENTS = {cls.name: cls for cls in (Echo, Wait, Slow)}
+AGENTS = {cls.name: cls for cls in (Echo, Wait, Second, Slow)}
 
 
 @frozen
@@ -63,19 +72,20 @@ class FleetPublisher:
 
 
 @asynccontextmanager
-async def publishing(url: str, agent: str) -> AsyncIterator[FleetPublisher]:
+async def publishing(url: str, agent: str, store: str | None = None) -> AsyncIterator[FleetPublisher]:
     """Give a publisher."""
-    async with AgentRuntime(broker=url) as runtime:
+    async with AgentRuntime(broker=url, store=store) as runtime:
         yield FleetPublisher(runtime, AGENTS[agent])
 
 
 @asynccontextmanager
-async def working(url: str, agents: tuple[str, ...], concurrency: int) -> AsyncIterator[None]:
+async def working(url: str, agents: tuple[str, ...], concurrency: int, store: str | None = None) -> AsyncIterator[None]:
     """Consume the tasks of agents until the block is left. An agent that is not above idles."""
     served = {name: AGENTS.get(name, Echo) for name in agents}
     lease_ms = LEASE_MS if Slow.name in agents else 30_000
     async with Worker(
         broker=url,
+        store=store,
         agents=served,
         concurrency=concurrency,
         prefetch=concurrency,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from benchmarks.bodies import WAIT
 from benchmarks.clocks import resident_bytes
 from benchmarks.plan import Plan
-from benchmarks.session import Session, session
+from benchmarks.session import OWN_STORE, Session, session
 from benchmarks.side import IN_FLIGHT
 from benchmarks.table import Row, Target
 
@@ -107,9 +107,12 @@ def _interleaved(
     one: Callable[[Session], tuple[float, ...]], agent: str, plan: Plan, *, rounds: int, warm_up: int | None = None
 ) -> list[_Values]:
     """Return for each value that `one` returns what murmur and raw had in every round."""
+    stores = {"raw": OWN_STORE, "fleet": plan.store}
     found: dict[str, list[tuple[float, ...]]] = {"raw": [], "fleet": []}
     for _ in range(rounds):
         for system, values in found.items():
-            with session(system, agent, warm_up=warm_up or plan.warm_up, broker=plan.broker) as running:
+            with session(
+                system, agent, warm_up=warm_up or plan.warm_up, broker=plan.broker, store=stores[system]
+            ) as running:
                 values.append(one(running))
     return list(zip(zip(*found["fleet"], strict=True), zip(*found["raw"], strict=True), strict=True))

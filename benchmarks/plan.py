@@ -8,6 +8,7 @@ class Plan:
     """Sizes of the runs: tasks, unless named otherwise."""
 
     broker: str = "redis"
+    store: str = ""  # see `session`
     rounds: int = 5
     warm_up: int = 4_000
     fan_out: int = 20_000
@@ -26,10 +27,11 @@ class Plan:
     deaths: int = 1_000
 
     @classmethod
-    def quick(cls, rounds: int, *, broker: str = "redis") -> "Plan":
+    def quick(cls, rounds: int, *, broker: str = "redis", store: str = "") -> "Plan":
         """Return a plan that takes seconds; its figures are rough."""
         return cls(
             broker=broker,
+            store=store,
             rounds=rounds,
             warm_up=1_000,
             fan_out=4_000,

@@ -14,7 +14,7 @@ from typing import cast
 import msgspec
 from redis.asyncio import Redis
 
-from benchmarks.bodies import ANSWER, WAIT
+from benchmarks.bodies import ANSWER, SECOND, WAIT
 
 GROUP = "workers"
 BATCH = 200
@@ -58,7 +58,14 @@ async def wait(text: str) -> str:
     return ANSWER
 
 
-BODIES: dict[str, Callable[[str], Awaitable[str]]] = {"echo": echo, "wait": wait}
+async def second(text: str) -> str:
+    """Answer after a second."""
+    del text
+    await asyncio.sleep(SECOND)
+    return ANSWER
+
+
+BODIES: dict[str, Callable[[str], Awaitable[str]]] = {"echo": echo, "wait": wait, "second": second}
 
 
 class RawPublisher:

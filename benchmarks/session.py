@@ -13,7 +13,9 @@ import msgspec
 from attrs import frozen
 
 from benchmarks.clocks import cpu_seconds
+from benchmarks.redis_server import redis_server
 
+OWN_STORE = ""
 ANSWER_DEADLINE = 300.0  # seconds; a side that is silent for longer hangs
 
 
@@ -72,24 +74,33 @@ class Session:
     server: Server
     worker: Side
     publisher: Side
+    store: Server | None = None  # beside the broker
 
     def cpu(self) -> Cpu:
-        return Cpu(*(cpu_seconds(part.pid) for part in (self.publisher, self.worker, self.server)))
+        beside = 0.0 if self.store is None else cpu_seconds(self.store.pid)
+        publisher, worker, server = (cpu_seconds(part.pid) for part in (self.publisher, self.worker, self.server))
+        return Cpu(publisher, worker, server + beside)
 
 
 @contextmanager
-def session(system: str, agent: str, *, warm_up: int, broker: str = "redis") -> Iterator[Session]:
-    """Start one system, "raw" or "fleet", on a broker, and run `warm_up` tasks through it."""
+def session(
+    system: str, agent: str, *, warm_up: int, broker: str = "redis", store: str = OWN_STORE
+) -> Iterator[Session]:
+    """Start one system, "raw" or "fleet", on a broker, and run `warm_up` tasks through it.
+
+    `store`: where murmur keeps its rows: in the broker, in a "redis" of its own beside it, or nowhere, "none".
+    """
     started = importlib.import_module(f"benchmarks.brokers.{broker}").server
     system = f"brokers.{broker}" if system == "raw" else system
-    with (
-        started() as server,
-        side("worker", system, server.url, agent) as worker,
-        side("publisher", system, server.url, agent) as publisher,
-    ):
+    with ExitStack() as stack:
+        server: Server = stack.enter_context(started())
+        beside = stack.enter_context(redis_server()) if store == "redis" else None
+        rows = () if store == OWN_STORE else (store if beside is None else beside.url,)
+        worker = stack.enter_context(side("worker", system, server.url, agent, *rows))
+        publisher = stack.enter_context(side("publisher", system, server.url, agent, *rows))
         if warm_up:
             publisher.ask("fan_out", warm_up)
-        yield Session(server, worker, publisher)
+        yield Session(server, worker, publisher, beside)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """One side of a benchmark in a process of its own: a publisher or a worker, raw or murmur, on uvloop.
 
-Started by `child.py` as `python -m benchmarks.side ROLE SYSTEM URL AGENT,…`. It prints `{}` when it
-is ready, then answers each line of JSON on stdin with one on stdout, and ends with stdin.
+Started by `child.py` as `python -m benchmarks.side ROLE SYSTEM URL AGENT,… [STORE]`. It prints `{}`
+when it is ready, then answers each line of JSON on stdin with one on stdout, and ends with stdin.
 """
 
 import asyncio
@@ -18,6 +18,7 @@ import uvloop
 from benchmarks.bodies import ANSWER, INPUT
 
 IN_FLIGHT = 200  # tasks a publisher has out, slots a worker has, tasks one read takes
+SLOTS = {"second": 20}  # of a worker with other than that many
 KEPT_CHUNK = 2_000  # tasks whose results the memory run holds at once
 
 
@@ -32,19 +33,21 @@ class Publisher(Protocol):
 class System(Protocol):
     """What the modules `raw` and `fleet` offer."""
 
-    def publishing(self, url: str, agent: str) -> AbstractAsyncContextManager[Publisher]: ...
-    def working(self, url: str, agents: tuple[str, ...], concurrency: int) -> AbstractAsyncContextManager[None]: ...
+    def publishing(self, url: str, agent: str, *store: str) -> AbstractAsyncContextManager[Publisher]: ...
+    def working(
+        self, url: str, agents: tuple[str, ...], concurrency: int, *store: str
+    ) -> AbstractAsyncContextManager[None]: ...
 
 
-async def main(role: str, system: str, url: str, agents: tuple[str, ...]) -> None:
+async def main(role: str, system: str, url: str, agents: tuple[str, ...], *store: str) -> None:
     """Take a role until stdin ends."""
     played: System = importlib.import_module(f"benchmarks.{system}")  # only its own: memory is measured too
     if role == "worker":
-        async with played.working(url, agents, IN_FLIGHT):
+        async with played.working(url, agents, SLOTS.get(agents[0], IN_FLIGHT), *store):
             async for _ in _commands():
                 pass
         return
-    async with played.publishing(url, agents[0]) as publisher:
+    async with played.publishing(url, agents[0], *store) as publisher:
         async for command in _commands():
             await _answer(await _ACTIONS[command["do"]](publisher, command["tasks"]))
 
@@ -95,4 +98,4 @@ async def _answer(answer: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(main(sys.argv[1], sys.argv[2], sys.argv[3], tuple(sys.argv[4].split(","))))
+    uvloop.run(main(sys.argv[1], sys.argv[2], sys.argv[3], tuple(sys.argv[4].split(",")), *sys.argv[5:]))

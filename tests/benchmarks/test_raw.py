@@ -6,8 +6,11 @@ from benchmarks.clocks import cpu_seconds
 from benchmarks.session import session
 
 
-@pytest.mark.timeout(60)
-@pytest.mark.parametrize("broker", ["redis", "nats"])
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    "broker",
+    ["redis", "nats", pytest.param("kafka", marks=pytest.mark.soak), pytest.param("rabbitmq", marks=pytest.mark.soak)],
+)
 def test_the_raw_loop_brings_every_result_back_and_leaves_nothing_behind(broker: str) -> None:
     with session("raw", "echo", warm_up=1, broker=broker) as running:
         before = running.cpu()
