@@ -59,6 +59,7 @@ class Admission(Struct, frozen=True):
     fresh: bool
     state: State
     result: bytes | None = None
+    mark: str = ""  # of a fresh row: makes its first grant cheaper, if the request says it
 
 
 class GrantRequest(Struct, frozen=True):
@@ -68,6 +69,7 @@ class GrantRequest(Struct, frozen=True):
     task_id: str
     agent: str
     reply_to: str | None
+    mark: str = ""  # see `Admission`; the row decides, whatever it says
 
 
 class Claim(Struct, frozen=True, eq=False):

@@ -52,6 +52,7 @@ from murmur.transport import Delivery, Outgoing, Refusal, Settled, TopicKind, To
 
 GROUP = "workers"
 _QUARANTINE = "quarantine:"
+_MARK = "Murmur-Row"  # header: the `Admission.mark` of the row that was made for the message
 _AGAIN = 0.5  # seconds until a settle in doubt is repeated
 _INBOX_READ = 1000  # results one read of an inbox takes at most
 
@@ -127,9 +128,7 @@ class TaskQueue:
         # A row that is QUEUED but not new may be one whose publisher died before this step:
         # a second message is harmless, for only one grant can succeed.
         waiting = [i for i, admission in enumerate(admissions) if admission.state is State.QUEUED]
-        receipts = await self.transport.publish(
-            [Outgoing(topic=t.topic, body=t.body, id=t.task_id, headers=t.headers) for t in (tasks[i] for i in waiting)]
-        )
+        receipts = await self.transport.publish([self._first(tasks[i], admissions[i].mark) for i in waiting])
         answers: list[Admission | Refusal] = list(admissions)
         for i, receipt in zip(waiting, receipts, strict=True):
             if isinstance(receipt, Refusal):
@@ -183,7 +182,7 @@ class TaskQueue:
             messages = [self._opened(delivery) for delivery in deliveries]
         except BadEnvelope:
             return None
-        claims = self.store.granted([_request(*one) for one in zip(deliveries, messages, strict=True)])
+        claims = self.store.granted([self._request(*one) for one in zip(deliveries, messages, strict=True)])
         return None if claims is None else [Work(*one) for one in zip(claims, messages, strict=True)]
 
     async def grant(self, deliveries: Sequence[Delivery]) -> Sequence[Work]:
@@ -200,7 +199,7 @@ class TaskQueue:
                 await self._quarantine(delivery, error)
                 continue
             messages.append(message)
-            requests.append(_request(delivery, message))
+            requests.append(self._request(delivery, message))
         return await self._granted(requests, messages) if requests else ()
 
     async def settle(self, endings: Sequence[Ending]) -> Sequence[Written]:
@@ -267,7 +266,7 @@ class TaskQueue:
             return
         emit = []
         if grant.result is not None and reply_to is not None:
-            emit = [Outgoing(topic=reply_to, body=grant.result, id=f"{grant.task_id}:result")]
+            emit = [self._result(reply_to, grant.result, grant.task_id)]
         await known(lambda: self.transport.ack([grant.delivery], emit=emit))
 
     async def _write(self, kind: type, endings: Sequence[Any]) -> Sequence[Written]:
@@ -299,7 +298,7 @@ class TaskQueue:
                 continue
             ours.append(claim.delivery)
             if claim.reply_to is not None:
-                emit.append(Outgoing(topic=claim.reply_to, body=result, id=f"{claim.task_id}:result"))
+                emit.append(self._result(claim.reply_to, result, claim.task_id))
         if ours:
             await known(lambda: self.transport.ack(ours, emit=emit))
         for delivery in stale:  # if the message is still ours, its row ended or moved on: the next grant finds out
@@ -336,6 +335,14 @@ class TaskQueue:
         was, again = claim.delivery, f"{claim.task_id}:{claim.token}"
         await self.transport.publish([Outgoing(was.topic, was.body, again, was.headers, not_before=delay or None)])
 
+    def _request(self, delivery: Delivery, message: TaskMessage) -> GrantRequest:
+        mark = delivery.headers.get(_MARK, "") if self._seal is None else ""
+        return GrantRequest(delivery, message.task_id, message.agent, message.reply_to, mark)
+
+    def _result(self, reply_to: str, result: bytes, task_id: str) -> Outgoing:
+        """Return what tells a publisher; where there are rows, who missed it asks them."""
+        return Outgoing(reply_to, result, f"{task_id}:result", is_bell=self.store.keeps_rows)
+
     # -- what is no envelope ----------------------------------------------------------------------
 
     def _opened(self, delivery: Delivery) -> TaskMessage:
@@ -353,6 +360,10 @@ class TaskQueue:
         except BadTaskId as error:
             raise BadEnvelope(problem=str(error)) from None
         return message
+
+    def _first(self, task: NewTask, mark: str) -> Outgoing:
+        headers = {**task.headers, _MARK: mark} if mark and self._seal is None else task.headers  # unsigned words
+        return Outgoing(task.topic, task.body, task.task_id, headers)
 
     def _signed(self, task: NewTask, seal: Seal) -> NewTask:
         return replace(task, headers={**task.headers, HEADER: seal.signature(TASK, task.topic, task.body)})
@@ -382,10 +393,6 @@ def _sealed(ending: Ending, seal: Seal) -> Ending:
     if isinstance(ending, Completion | Burial):
         return replace(ending, result=seal.sealed(ending.result))
     return ending
-
-
-def _request(delivery: Delivery, message: TaskMessage) -> GrantRequest:
-    return GrantRequest(delivery=delivery, task_id=message.task_id, agent=message.agent, reply_to=message.reply_to)
 
 
 def _letter_of(delivery: Delivery, agent: str, reason: str) -> DeadLetter:

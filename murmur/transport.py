@@ -32,7 +32,10 @@ class TopicSpec:
 
 
 class Outgoing(Struct, frozen=True):
-    """One message to publish. `id` makes a repeat recognisable where `Caps.dedup`."""
+    """One message to publish. `id` makes a repeat recognisable where `Caps.dedup`.
+
+    `is_bell`: what it says is stored elsewhere too, so the broker need not keep it if its reader hears it now.
+    """
 
     topic: str
     body: bytes
@@ -40,6 +43,7 @@ class Outgoing(Struct, frozen=True):
     headers: Mapping[str, str] = {}
     key: str | None = None
     not_before: float | None = None  # seconds from now
+    is_bell: bool = False
 
 
 class Receipt(Struct, frozen=True):

@@ -6,10 +6,10 @@ that is listed. Leases run on the server's clock.
 """
 
 import asyncio
+import re
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from functools import partial
-from typing import Any, Final
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Final, TypeVar
 
 from murmur.bell import Feed
 from murmur.errors import WrongForm
@@ -27,16 +27,19 @@ from murmur.store import (
     State,
     Written,
 )
-from murmur.stores.nats_bucket import Bucket, Write, token
-from murmur.stores.nats_rows import Change, RowBook, Scratch
+from murmur.stores.nats_bucket import Bucket, Entry, Write, token
+from murmur.stores.nats_rows import RowBook, Scratch, key_of
 from murmur.stores.nats_upkeep import Upkeep
 from murmur.stores.nats_values import Values
-from murmur.stores.rows import Lessee, shown
+from murmur.stores.rows import Lessee, TaskRow, shown
 from murmur.transport import Transport
 from murmur.transports.nats import NatsTransport, check_options
 from murmur.transports.nats_link import NatsLink
 from murmur.transports.nats_streams import Streams
 from murmur.transports.nats_wire import Message
+
+T = TypeVar("T")
+_IS_REVISION: Final = re.compile(r"[0-9]{1,18}").fullmatch
 
 
 class NatsStore:
@@ -78,7 +81,13 @@ class NatsStore:
 
     async def admit(self, tasks: Sequence[NewTask]) -> Sequence[Admission]:
         """Make rows for new tasks."""
-        return await self._each(tasks, lambda one: one.task_id, lambda rows, one: rows.admit([one]), is_new=True)
+        ids = [one.task_id for one in tasks]
+        return await self._book.apply(
+            ids,
+            lambda rows, places: rows.admit(_at(places, tasks)),
+            is_new=True,
+            told=lambda one, revision: Admission(one.task_id, one.fresh, one.state, mark=str(revision)),
+        )
 
     def granted(self, requests: Sequence[GrantRequest]) -> None:
         """No claim comes with a delivery here."""
@@ -86,8 +95,10 @@ class NatsStore:
     async def grant(self, requests: Sequence[GrantRequest]) -> Sequence[Grant]:
         """Lease tasks to the owner that was given to `open`."""
         lessee = self._opened()
-        grants: list[Grant] = await self._each(
-            requests, lambda one: one.task_id, lambda rows, one: rows.grant([one], lessee)
+        grants = await self._book.apply(
+            [one.task_id for one in requests],
+            lambda rows, places: rows.grant(_at(places, requests), lessee),
+            assumed={one.task_id: made for one in requests if (made := _as_admitted(one)) is not None},
         )
         self._upkeep.granted(grants, lease=lessee.lease)
         return grants
@@ -95,25 +106,28 @@ class NatsStore:
     async def renew(self, claims: Sequence[Claim]) -> Sequence[bool]:
         """Lengthen leases."""
         lessee = self._opened()
-        return await self._each(claims, lambda one: one.task_id, lambda rows, one: rows.renew([one], lessee))
+        return await self._book.apply(_tasks_of(claims), lambda rows, at: rows.renew(_at(at, claims), lessee))
 
     async def complete(self, completions: Sequence[Completion]) -> Sequence[Written]:
         """Write terminal results, each once."""
         kept = self._retention
-        return await self._each(completions, _task_of, lambda rows, one: rows.complete([one], retention=kept))
+        ids = _tasks_of([one.claim for one in completions])
+        return await self._book.apply(ids, lambda rows, at: rows.complete(_at(at, completions), retention=kept))
 
     async def fail(self, failures: Sequence[Failure]) -> Sequence[Written]:
         """Queue again what failed; not granted before its delay is over."""
-        return await self._each(failures, _task_of, lambda rows, one: rows.fail([one]))
+        ids = _tasks_of([one.claim for one in failures])
+        return await self._book.apply(ids, lambda rows, at: rows.fail(_at(at, failures)))
 
     async def release(self, claims: Sequence[Claim], *, delay: float = 0.0) -> Sequence[Written]:
         """Queue again, uncounted."""
-        return await self._each(claims, lambda one: one.task_id, lambda rows, one: rows.release([one], delay=delay))
+        return await self._book.apply(_tasks_of(claims), lambda rows, at: rows.release(_at(at, claims), delay=delay))
 
     async def bury(self, burials: Sequence[Burial]) -> Sequence[Written]:
         """Give tasks up."""
         kept = self._retention
-        return await self._each(burials, _task_of, lambda rows, one: rows.bury([one], retention=kept))
+        ids = _tasks_of([one.claim for one in burials])
+        return await self._book.apply(ids, lambda rows, at: rows.bury(_at(at, burials), retention=kept))
 
     async def sweep(self, topics: Sequence[str]) -> float | None:
         """Queue again what lapsed; its message comes back by the transport's own lease."""
@@ -124,10 +138,14 @@ class NatsStore:
     async def cancel(self, results: Mapping[str, bytes]) -> Mapping[str, State]:
         """Cancel what is not over yet."""
         kept = self._retention
-        states = await self._each(
-            list(results), str, lambda rows, one: [rows.cancel({one: results[one]}, retention=kept).get(one)]
-        )
-        return {task_id: state for task_id, state in zip(results, states, strict=True) if state is not None}
+        ids = list(results)
+
+        def cancel(rows: Scratch, places: Sequence[int]) -> list[State | None]:
+            states = rows.cancel({ids[at]: results[ids[at]] for at in places}, retention=kept)
+            return [states.get(ids[at]) for at in places]
+
+        states = zip(ids, await self._book.apply(ids, cancel), strict=True)
+        return {task_id: state for task_id, state in states if state is not None}
 
     def cancelled(self) -> AsyncIterator[str]:
         """Yield what any process cancels from now on while it is leased; ends at `close`."""
@@ -161,7 +179,7 @@ class NatsStore:
         """
         ref = str(claim.token).encode()
 
-        def enter(rows: Scratch) -> list[bytes]:
+        def enter(rows: Scratch, _: Sequence[int]) -> list[bytes]:
             row = rows.held(claim)
             journal = row.journal or {}
             if name not in journal:
@@ -171,7 +189,7 @@ class NatsStore:
 
         if await self.recorded(claim.task_id, name) is None:
             await self._rows.put([Write(_step(claim.task_id, name, ref), value, expected=0)])
-        ((stands,),) = await self._book.apply([Change(claim.task_id, enter)])
+        (stands,) = await self._book.apply([claim.task_id], enter)
         (entry,) = await self._rows.get([_step(claim.task_id, name, stands)])
         return entry.value if entry is not None else value
 
@@ -221,18 +239,6 @@ class NatsStore:
             raise WrongForm(used="a NatsStore before open()", instead="await store.open(owner=…, lease=…)")
         return self._lessee
 
-    async def _each(
-        self,
-        items: Sequence[Any],
-        task_of: Callable[[Any], str],
-        verb: Callable[[Scratch, Any], Sequence[Any]],
-        *,
-        is_new: bool = False,
-    ) -> list[Any]:
-        """Have a verb decide each item alone, on the row as it stands when that is written."""
-        changes = [Change(task_of(one), partial(_decided, verb, one), is_new) for one in items]
-        return [answer[0] for answer in await self._book.apply(changes)]
-
     def _tell_cancelled(self, task_id: str) -> None:
         self._link.say(self._news, task_id.encode())
 
@@ -248,12 +254,21 @@ def connect(url: str, *, namespace: str, retention: float, mailbox: Transport | 
     return NatsStore(url, namespace=namespace, retention=retention, mailbox=shared)
 
 
-def _decided(verb: Callable[[Scratch, Any], Sequence[Any]], item: Any, rows: Scratch) -> Sequence[Any]:
-    return verb(rows, item)
+def _as_admitted(request: GrantRequest) -> tuple[Entry, TaskRow] | None:
+    """Return the row of a message that comes for the first time, as it was made; if it stands otherwise by now, its
+    revision is another one and nothing is written."""
+    if request.delivery.deliveries > 1 or not _IS_REVISION(request.mark):
+        return None
+    row = TaskRow(request.task_id, request.agent, request.delivery.topic)
+    return Entry(key_of(request.task_id), b"", int(request.mark)), row
 
 
-def _task_of(ending: Completion | Failure | Burial) -> str:
-    return ending.claim.task_id
+def _tasks_of(claims: Sequence[Claim]) -> list[str]:
+    return [one.task_id for one in claims]
+
+
+def _at(places: Sequence[int], items: Sequence[T]) -> list[T]:
+    return [items[at] for at in places]
 
 
 def _step(task_id: str, name: str, ref: bytes) -> str:

@@ -20,7 +20,8 @@ from urllib.parse import quote, unquote
 from msgspec import Struct
 
 from murmur.errors import BrokerUnreachable, MurmurError, OutcomeUnknown
-from murmur.transports.nats_link import DEADLINE, NO_RESPONDERS, JetStreamError, NatsLink, answer_of
+from murmur.transports.nats_answers import NO_RESPONDERS, JetStreamError, kept
+from murmur.transports.nats_link import DEADLINE, Answers, NatsLink, Request
 from murmur.transports.nats_streams import NANOSECONDS, STREAM_MISSING, Streams
 from murmur.transports.nats_wire import Message
 
@@ -31,6 +32,7 @@ _ID: Final = "Nats-Msg-Id"
 _EXPECTED: Final = "Nats-Expected-Last-Subject-Sequence"
 _WRONG_REVISION: Final = 10071
 _IS_TOKEN: Final = re.compile(r"[A-Za-z0-9_-]+").fullmatch
+_IS_DOTTED: Final = re.compile(r"[A-Za-z0-9_.-]+").fullmatch
 _SEQUENCE: Final = b"Nats-Sequence: "
 _EMPTY: Final = "=00"
 _NOT_FOUND: Final = 404
@@ -122,10 +124,11 @@ class Bucket:
         revisions: list[int | None] = []
         writes = [one if len(one.value) <= PART else await self._in_parts(one) for one in writes]
         for part in _parts(writes):
-            answers = await _all([self._send(one) for one in part])
+            requests = [self._request(one) for one in part]
+            answers = _all(await self._link.ask_all(requests))
             if any(answer.status == NO_RESPONDERS for answer in answers):  # somebody deleted the bucket
                 await self.make()
-                answers = await _all([self._send(one) for one in part])
+                answers = _all(await self._link.ask_all(requests))
             revisions += [self._revision(answer) for answer in answers]
         return revisions
 
@@ -139,13 +142,10 @@ class Bucket:
         """Take away what stands, unless it was written anew meanwhile; return how many there were."""
         gone = 0
         for part in _parts(list(entries)):
-            asked = [
-                self._link.ask(
-                    f"$JS.API.STREAM.MSG.DELETE.{self._stream}", b'{"seq":%d,"no_erase":true}' % entry.revision
-                )
-                for entry in part
-            ]
-            gone += sum(json.loads(answer.body or b"{}").get("success", False) for answer in await _all(asked))
+            place = f"$JS.API.STREAM.MSG.DELETE.{self._stream}"
+            asked = [Request(place, b'{"seq":%d,"no_erase":true}' % entry.revision) for entry in part]
+            answers = _all(await self._link.ask_all(asked))
+            gone += sum(json.loads(answer.body or b"{}").get("success", False) for answer in answers)
             await self.delete([f"part.{entry.parts.split()[0]}.*" for entry in part if entry.parts])
         return gone
 
@@ -208,17 +208,12 @@ class Bucket:
 
     async def _asked(self, subjects: Sequence[str]) -> list[Message]:
         """Return answers; who asks a bucket that was deleted gets none, so silence makes us look."""
-        asked = [self._link.ask(subject) for subject in subjects]
-        if not asked:
-            return []
-        _, silent = await asyncio.wait(asked, timeout=_SILENCE)
-        if silent:
+        requests = [Request(subject) for subject in subjects]
+        try:
+            return _all(await asyncio.wait_for(self._link.ask_all(requests), _SILENCE))
+        except TimeoutError:
             await self.make()
-            again = {place: self._link.ask(subjects[place]) for place, one in enumerate(asked) if not one.done()}
-            for place, one in again.items():
-                asked[place].cancel()
-                asked[place] = one
-        return await _all(asked)
+        return _all(await self._link.ask_all(requests))
 
     def _away(self, error: JetStreamError) -> BrokerUnreachable:
         """No space, no leader, no stream: it may be there again later."""
@@ -240,7 +235,7 @@ class Bucket:
         value = b"".join(part.value for part in parts if part is not None)
         return Entry(entry.key, value, entry.revision, entry.stored_at, entry.is_over, entry.parts)
 
-    def _send(self, write: Write) -> asyncio.Future[Message]:
+    def _request(self, write: Write) -> Request:
         headers = f"NATS/1.0\r\n{_ID}: {next(self._ids)}\r\n"
         if write.expected is not None:
             headers += f"{_EXPECTED}: {write.expected}\r\n"
@@ -248,11 +243,11 @@ class Bucket:
             headers += f"{_PARTS}: {write.parts}\r\n"
         if write.until is not None:
             headers += f"{_UNTIL}: {write.until:.3f}\r\n"
-        return self._link.ask(f"{self._prefix}{write.key}", write.value, f"{headers}\r\n".encode())
+        return Request(f"{self._prefix}{write.key}", write.value, f"{headers}\r\n".encode())
 
     def _revision(self, answer: Message) -> int | None:
         try:
-            return int(answer_of(answer)["seq"])
+            return kept(answer).seq
         except JetStreamError as error:
             if error.code == _WRONG_REVISION:
                 return None
@@ -322,6 +317,8 @@ def token(text: str) -> str:
     """Return any text as one part of a key."""
     if _IS_TOKEN(text):
         return text
+    if _IS_DOTTED(text):  # as nearly all ids are
+        return text.replace(".", "=2E")
     return quote(text, safe="").replace(".", "%2E").replace("%", "=") or _EMPTY
 
 
@@ -330,18 +327,14 @@ def text_of(part: str) -> str:
     return "" if part == _EMPTY else unquote(part.replace("=", "%"))
 
 
-async def _all(asked: Sequence[asyncio.Future[Message]]) -> list[Message]:
-    """Await all answers; the first failure is raised once none is under way."""
-    answers: list[Message] = []
-    problem: MurmurError | None = None
-    for one in asked:
-        try:
-            answers.append(await one)
-        except MurmurError as error:
-            problem = problem or error
-    if problem is not None:
-        raise problem
-    return answers
+def _all(answers: Answers) -> list[Message]:
+    """Return the answers, or raise the first failure among them."""
+    found: list[Message] = []
+    for one in answers:
+        if isinstance(one, MurmurError):
+            raise one
+        found.append(one)
+    return found
 
 
 def _parts(items: Sequence[Any]) -> Iterable[Sequence[Any]]:

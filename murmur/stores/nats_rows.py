@@ -6,39 +6,37 @@ time, are marked in a second bucket, which is all that a sweep looks at.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Final, TypeVar
 
 import msgspec
-from msgspec import Struct
 
 from murmur.store import Claim, State
 from murmur.stores.nats_bucket import Bucket, Entry, Write, text_of, token
 from murmur.stores.rows import Rows, TaskRow
 
 _KNOWN_AT_MOST: Final = 20_000  # rows remembered that we granted
+T = TypeVar("T")
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder(TaskRow).decode
 
 
-class Change(Struct, frozen=True):
-    """What to do to one row. `is_new`: it will hardly be there, so it is not asked for first."""
-
-    task_id: str
-    verb: Callable[["Scratch"], Any]
-    is_new: bool = False
+Found = tuple[Entry | None, TaskRow | None]
+Assumed = Mapping[str, tuple[Entry, TaskRow]]  # by task id: how rows most likely stand, and at which revision
+_NOTHING: Final[Assumed] = {}
 
 
 class Scratch(Rows):
     """Rows in hand, for one verb; what it changes is written afterwards."""
 
-    def __init__(self, now: float, *rows: TaskRow) -> None:
+    def __init__(self, now: float, rows: Iterable[TaskRow]) -> None:
         self.clock = lambda: now
         self._rows = {row.task_id: row for row in rows}
         self.changed: dict[str, TaskRow] = {}
         self.active: dict[str, bool] = {}
-        self.letter: bytes | None = None
-        self.cancelled: list[str] = []
+        self.letters: dict[str, bytes] = {}
+        self.cancelled: set[str] = set()
+        self._letter: bytes | None = None  # of the row that is kept next
 
     def held(self, claim: Claim) -> TaskRow:
         """Return the row that is leased under this very claim. Raises `LeaseLost`."""
@@ -57,15 +55,17 @@ class Scratch(Rows):
     def _keep(self, row: TaskRow, *, is_active: bool) -> None:
         self._rows[row.task_id] = self.changed[row.task_id] = row
         self.active[row.task_id] = is_active
+        if self._letter is not None:
+            self.letters[row.task_id], self._letter = self._letter, None
 
     def _active_rows(self, topics: Sequence[str]) -> Iterator[TaskRow]:
         yield from [row for row in self._rows.values() if row.topic in topics]
 
     def _keep_letter(self, agent: str, letter: bytes) -> None:  # noqa: ARG002  the row tells it
-        self.letter = letter
+        self._letter = letter
 
     def _tell_cancelled(self, task_id: str) -> None:
-        self.cancelled.append(task_id)
+        self.cancelled.add(task_id)
 
     def _forget(self, now: float) -> None:
         """The bucket does it."""
@@ -80,21 +80,45 @@ class RowBook:
         self._known: dict[str, tuple[Entry, TaskRow]] = {}
         self._marked: set[str] = set()
 
-    async def apply(self, changes: Sequence[Change]) -> list[Any]:
-        """Make changes and return what their verbs answered, in order."""
-        answers: list[Any] = [None] * len(changes)
-        todo, is_first = list(range(len(changes))), True
-        while todo:
+    async def apply(
+        self,
+        task_ids: Sequence[str],
+        verb: Callable[[Scratch, Sequence[int]], Sequence[T]],
+        *,
+        assumed: Assumed = _NOTHING,
+        is_new: bool = False,
+        told: Callable[[T, int], T] | None = None,
+    ) -> list[T]:
+        """Change rows, each alone and as it stands when that is written, and return what the verb answered for each.
+
+        `verb` is given rows and places in `task_ids`, and answers for those, each once unless somebody wrote meanwhile.
+        `assumed`: how rows most likely stand, `is_new`: that they will hardly be there; such are not read first.
+        `told`: makes the answer, of what the verb said and the revision that was written.
+        """
+        answers: dict[int, T] = {}
+        todo = list(range(len(task_ids)))
+        is_first = True
+        while len(answers) < len(task_ids):
             once: dict[str, int] = {}
             for at in todo:  # the same row twice in one call: one after the other
-                once.setdefault(changes[at].task_id, at)
-            tried = await self._try([changes[at] for at in once.values()], is_first=is_first)
+                once.setdefault(task_ids[at], at)
+            unknown = [one for one in once if not (is_first and (is_new or one in assumed or one in self._known))]
+            found: dict[str, Found] = dict(zip(unknown, await self._read(unknown), strict=True))
+            for task_id in once:
+                if task_id not in found:
+                    is_ours = task_id in self._known
+                    found[task_id] = self._known.pop(task_id) if is_ours else assumed.get(task_id, (None, None))
+            scratch = Scratch(self._rows.now(), [row for _, row in found.values() if row is not None])
+            said = dict(zip(once, verb(scratch, list(once.values())), strict=True))
+            revisions = await self._write(scratch, found)
+            for task_id, at in once.items():
+                revision = revisions.get(task_id, 0)  # 0: nothing to write
+                if revision is not None:
+                    answer = said[task_id]
+                    answers[at] = answer if told is None or not revision else told(answer, revision)
+            todo = [at for at in range(len(task_ids)) if at not in answers]
             is_first = False  # from now on everything is read before it is changed
-            for at, (is_done, answer) in zip(once.values(), tried, strict=True):
-                if is_done:
-                    answers[at] = answer
-                    todo.remove(at)
-        return answers
+        return [answers[at] for at in range(len(task_ids))]
 
     async def read(self, task_ids: Sequence[str]) -> list[TaskRow | None]:
         """Return rows as they stand."""
@@ -107,7 +131,7 @@ class RowBook:
         found = await self._read(ids)
         rows = [row for _, row in found if row is not None]
         before = {row.task_id: row.state for row in rows}
-        scratch = Scratch(self._rows.now(), *rows)
+        scratch = Scratch(self._rows.now(), rows)
         due = scratch.sweep(topics)
         lapsed = [
             Write(key_of(row.task_id), encoded(row), entry.revision)
@@ -132,66 +156,44 @@ class RowBook:
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
-    async def _try(self, changes: Sequence[Change], *, is_first: bool) -> list[tuple[bool, Any]]:
-        """Try each change once: whether it is done, and the answer."""
-        unknown = [one.task_id for one in changes if not is_first or not (one.is_new or one.task_id in self._known)]
-        found: dict[str, tuple[Entry | None, TaskRow | None]] = dict(
-            zip(unknown, await self._read(unknown), strict=True)
-        )
-        writes: list[Write] = []
-        scratches: list[tuple[Scratch, Any, int | None]] = []  # with the place of its write
-        for one in changes:
-            entry, row = found.get(one.task_id) or self._remembered(one.task_id)
-            scratch = Scratch(self._rows.now(), *([row] if row is not None else ()))
-            answer = one.verb(scratch)
-            changed = scratch.changed.get(one.task_id)
-            scratches.append((scratch, answer, None if changed is None else len(writes)))
-            if changed is not None:
-                if scratch.letter is not None:
-                    await self._beside.put([Write(letter_of(changed), scratch.letter)])
-                until = changed.forgotten_at if changed.state.is_terminal else None
-                expected = entry.revision if entry is not None else 0
-                writes.append(Write(key_of(one.task_id), encoded(changed), expected, until))
-        revisions = await self._rows.put(writes)
-        tried: list[tuple[bool, Any]] = []
-        for one, (scratch, answer, place) in zip(changes, scratches, strict=True):
-            revision = None if place is None else revisions[place]
-            if place is None:
-                tried.append((True, answer))
-            elif revision is None:
-                self._known.pop(one.task_id, None)
-                if scratch.letter is not None:
-                    await self._beside.delete([letter_of(scratch.changed[one.task_id])])
-                tried.append((False, None))
-            else:
-                await self._written(scratch.changed[one.task_id], revision, scratch)
-                tried.append((True, answer))
-        return tried
+    async def _write(self, scratch: Scratch, found: Mapping[str, Found]) -> dict[str, int | None]:
+        """Write what was changed; return the revisions by task id, None where somebody wrote meanwhile."""
+        changed = scratch.changed
+        if scratch.letters:
+            letters = scratch.letters.items()
+            await self._beside.put([Write(letter_of(changed[task_id]), letter) for task_id, letter in letters])
+        writes = []
+        for task_id, row in changed.items():
+            entry = found[task_id][0]
+            until = row.forgotten_at if row.state.is_terminal else None
+            writes.append(Write(key_of(task_id), encoded(row), entry.revision if entry is not None else 0, until))
+        revisions = dict(zip(changed, await self._rows.put(writes), strict=True))
+        marks, unmarked = [], []
+        for task_id, revision in revisions.items():
+            row = changed[task_id]
+            if revision is None:
+                if task_id in scratch.letters:
+                    unmarked.append(letter_of(row))
+                continue
+            if task_id in scratch.cancelled:
+                self._tell_cancelled(task_id)
+            if row.state is State.LEASED:
+                self._known[task_id] = (Entry(key_of(task_id), b"", revision), row)
+            elif scratch.active[task_id]:
+                self._marked.discard(task_id)
+                marks.append(Write(mark_of(row), b""))
+            elif task_id in self._marked:
+                self._marked.discard(task_id)
+                unmarked.append(mark_of(row))
+        while len(self._known) > _KNOWN_AT_MOST:
+            self._known.pop(next(iter(self._known)))
+        await self._beside.put(marks)
+        await self._beside.delete(unmarked)
+        return revisions
 
-    def _remembered(self, task_id: str) -> tuple[Entry | None, TaskRow | None]:
-        if task_id not in self._known:
-            return None, None
-        entry, row = self._known.pop(task_id)
-        return entry, row
-
-    async def _written(self, row: TaskRow, revision: int, scratch: Scratch) -> None:
-        task_id = row.task_id
-        for one in scratch.cancelled:
-            self._tell_cancelled(one)
-        if row.state is State.LEASED:
-            self._known[task_id] = (Entry(key_of(task_id), b"", revision), row)
-            while len(self._known) > _KNOWN_AT_MOST:
-                self._known.pop(next(iter(self._known)))
-        elif scratch.active.get(task_id):
-            self._marked.discard(task_id)
-            await self._beside.put([Write(mark_of(row), b"")])
-        elif task_id in self._marked:
-            self._marked.discard(task_id)
-            await self._beside.delete([mark_of(row)])
-
-    async def _read(self, task_ids: Sequence[str]) -> list[tuple[Entry | None, TaskRow | None]]:
+    async def _read(self, task_ids: Sequence[str]) -> list[Found]:
         """Return entries, and rows where they are not over."""
-        found: list[tuple[Entry | None, TaskRow | None]] = []
+        found: list[Found] = []
         for entry in await self._rows.get([key_of(one) for one in task_ids]):
             row = None if entry is None or entry.is_over else decoded(entry.value)
             found.append((entry, row))

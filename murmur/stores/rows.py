@@ -42,7 +42,7 @@ class Lessee:
     lease: float | None
 
 
-class TaskRow(Struct, eq=False):
+class TaskRow(Struct, eq=False, omit_defaults=True):
     """One task. `settled_as` names the verb that ended the lease of the present token, so that it may be repeated."""
 
     task_id: str

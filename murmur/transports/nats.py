@@ -15,10 +15,11 @@ from murmur.broker_url import BrokerURL
 from murmur.errors import BadURL, BrokerRefused, BrokerUnreachable, OutcomeUnknown, WrongForm
 from murmur.limits import MAX_ENVELOPE
 from murmur.transport import Caps, Delivery, Kept, Outgoing, Receipt, Refusal, Settled, TopicSpec, TopicStats
+from murmur.transports.nats_answers import JetStreamError
 from murmur.transports.nats_inbox import InboxReader
 from murmur.transports.nats_intake import Intake
 from murmur.transports.nats_keeper import LeaseKeeper
-from murmur.transports.nats_link import JetStreamError, NatsLink
+from murmur.transports.nats_link import NatsLink
 from murmur.transports.nats_outlet import ROOM, Outlet
 from murmur.transports.nats_session import Session
 from murmur.transports.nats_streams import CONSUMER, CONSUMER_MISSING, STREAM_MISSING
@@ -53,11 +54,15 @@ class NatsTransport:
         self._intake = Intake(self.session, give_back=self._give_back)
         self._inboxes: dict[tuple[str, ...], InboxReader] = {}
         self._keeper: LeaseKeeper | None = None
+        self._caps = CAPS
 
     @property
     def caps(self) -> Caps:
         """What this broker can promise."""
-        return evolve(CAPS, max_body=self._outlet.max_body)
+        most = self._outlet.max_body
+        if self._caps.max_body != most:
+            self._caps = evolve(CAPS, max_body=most)
+        return self._caps
 
     async def open(self, specs: Sequence[TopicSpec]) -> None:
         """Connect, and make the streams; consumers are made by who reads."""

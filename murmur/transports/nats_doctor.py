@@ -16,7 +16,8 @@ from murmur.errors import BrokerRefused, OutcomeUnknown
 from murmur.limits import MAX_ENVELOPE
 from murmur.names import Topics
 from murmur.transports.nats import check_options
-from murmur.transports.nats_link import JetStreamError, NatsLink
+from murmur.transports.nats_answers import JetStreamError
+from murmur.transports.nats_link import NatsLink
 from murmur.transports.nats_outlet import ROOM
 from murmur.transports.nats_streams import CONSUMER, CONSUMER_MISSING, NANOSECONDS, STREAM_MISSING, Streams
 

@@ -1,19 +1,22 @@
 """The one reader of some inboxes: requests that stand, so a reply comes as soon as it is there.
 
 What was returned is settled when more is asked for. After a reconnect, and for a new reader,
-the consumer is made anew: replies that were under way to the old one come at once.
+the consumer is made anew: replies that were under way to the old one come at once. What is
+kept elsewhere too comes as a bell, over plain NATS, see `nats_bells`.
 """
 
 import asyncio
 import random
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 from murmur.errors import BrokerUnreachable, OutcomeUnknown
 from murmur.transport import Delivery
 from murmur.transports.nats_pull import Pull
 from murmur.transports.nats_session import Session, delivered
+from murmur.transports.nats_wire import NO_HEADERS, Message
 
 _BATCH: Final = 1_000  # replies of one request
 _WAIT: Final = 5.0  # seconds of one request
@@ -32,6 +35,9 @@ class InboxReader:
         self._generation = 0  # of the connection that our consumers were made on
         self._bell = asyncio.Event()
         session.link.tell(self._told)
+        self._ringing = [
+            session.link.listen(session.streams.bell(inbox), partial(self._rang, inbox)) for inbox in inboxes
+        ]
 
     async def receive(self, *, credit: int, wait: float) -> list[Delivery]:
         """Return up to `credit` replies, or none after `wait` seconds. Cancelling loses nothing."""
@@ -49,6 +55,8 @@ class InboxReader:
 
     async def close(self) -> None:
         """Stop reading; what was returned last is seen again by the next reader."""
+        for listening in self._ringing:
+            self._session.link.forget(listening)
         await asyncio.gather(*(pull.stop() for pull in self._pulls.values() if not pull.is_over))
         for inbox in self._inboxes:
             await self._session.streams.forget_reader(inbox)
@@ -101,6 +109,10 @@ class InboxReader:
             for message in pull.taken():
                 one, _ = delivered(inbox, message, lease=None)
                 self._unread.append(Delivery(inbox, one.body, one.headers, one.id, one.deliveries, message.reply))
+
+    def _rang(self, inbox: str, message: Message) -> None:
+        self._unread.append(Delivery(inbox, message.body, NO_HEADERS, "", 1, None))
+        self._bell.set()
 
     def _told(self, is_back: bool) -> None:
         if not is_back:

@@ -19,7 +19,7 @@ from loguru import logger
 
 from murmur.errors import BrokerRefused, BrokerUnreachable, OutcomeUnknown
 from murmur.transport import Delivery
-from murmur.transports.nats_link import JetStreamError
+from murmur.transports.nats_answers import JetStreamError
 from murmur.transports.nats_pull import Pull
 from murmur.transports.nats_session import Hold, Session, delivered, place_of
 from murmur.transports.nats_streams import CONSUMER, CONSUMER_MISSING, NANOSECONDS, STREAM_MISSING, lease_of, made_at

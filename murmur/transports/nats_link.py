@@ -3,7 +3,7 @@
 Every call ends within its deadline and says how: with the answer, with `BrokerUnreachable` (it
 was never sent), `BrokerRefused` (no right to it), or `OutcomeUnknown` (it was sent, and no
 answer came). What may be repeated is sent again on the next connection while there is time.
-JetStream's own errors are the caller's business: `JetStreamError`.
+JetStream's own errors are the caller's business, see `nats_answers`.
 """
 
 import asyncio
@@ -11,13 +11,16 @@ import json
 import random
 import re
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
+from msgspec import Struct
+
 from murmur.broker_url import BrokerURL
-from murmur.errors import BrokerRefused, BrokerUnreachable, OutcomeUnknown, PayloadTooLarge
-from murmur.transports.nats_wire import Message, Subscriber, Wire, connect
+from murmur.errors import BrokerRefused, BrokerUnreachable, MurmurError, OutcomeUnknown, PayloadTooLarge
+from murmur.transports.nats_answers import answer_of
+from murmur.transports.nats_wire import Message, Subscriber, Wire, connect, request_line
 
 DEADLINE: Final = 10.0  # seconds that a call may take
 PING_AFTER: Final = 10.0  # seconds of silence
@@ -26,28 +29,39 @@ SHORTEST_PAUSE: Final = 0.1
 _QUIET_WITHIN: Final = 3.0  # seconds until a subscription that was ended is quiet
 _TICK: Final = 1.0  # seconds between two looks at the deadlines
 _SUBJECT_OF_ERROR: Final = re.compile(r'for (?:publish|subscription) to "([^"]+)"', re.IGNORECASE)
-NO_RESPONDERS: Final = 503
 
 
-class JetStreamError(Exception):
-    """JetStream answered a request with an error. `code` is its own number, `status` like that of HTTP."""
+class Request(Struct, frozen=True):
+    """What is asked. `headers`: as they are sent."""
 
-    def __init__(self, subject: str, *, status: int, code: int, text: str) -> None:
-        super().__init__(text)
-        self.subject, self.status, self.code = subject, status, code
+    subject: str
+    body: bytes = b""
+    headers: bytes = b""
 
 
-class _Call:
-    """A request under way."""
+Answers = list[Message | MurmurError]
 
-    __slots__ = ("body", "deadline", "future", "headers", "is_repeatable", "subject", "was_sent")
 
-    def __init__(
-        self, subject: str, body: bytes, headers: bytes, future: asyncio.Future[Message], *, is_repeatable: bool
-    ) -> None:
-        self.subject, self.body, self.headers, self.future = subject, body, headers, future
+class _Batch:
+    """Requests that were made together: one future for all their answers, however each ends."""
+
+    __slots__ = ("answers", "deadline", "future", "is_repeatable", "missing", "was_sent")
+
+    def __init__(self, size: int, *, is_repeatable: bool) -> None:
+        loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[Answers] = loop.create_future()
+        self.answers: list[Any] = [None] * size
+        self.missing, self.deadline = size, loop.time() + DEADLINE
         self.is_repeatable, self.was_sent = is_repeatable, False
-        self.deadline = future.get_loop().time() + DEADLINE
+
+    def answer(self, index: int, answer: Message | MurmurError) -> None:
+        self.answers[index] = answer
+        self.missing -= 1
+        if not self.missing and not self.future.done():  # else its owner was cancelled
+            self.future.set_result(self.answers)
+
+
+_Call = tuple[_Batch, int, str, bytes]  # its batch and place there, its subject, its line
 
 
 class Listening:
@@ -77,9 +91,11 @@ class NatsLink:
         self.inbox = f"_INBOX.{secrets.token_hex(10)}"
         self.generation = 0  # counts connections
         self.wire: Wire | None = None
+        self.denied: set[str] = set()  # subjects we have no right to, as far as we heard
         self._tls: Any = None
         self._sid = 1
         self._number = 0
+        self._reply_to = f"{self.inbox}.c.".encode()
         self._calls: dict[int, _Call] = {}  # sent or waiting, oldest first
         self._listening: dict[int, Listening] = {}
         self._told: list[Callable[[bool], None]] = []  # when a connection breaks, and when there is one again
@@ -134,25 +150,39 @@ class NatsLink:
 
     # -- calls ------------------------------------------------------------------------------------------------------
 
-    def ask(
+    def ask_all(self, requests: Sequence[Request], *, is_repeatable: bool = True) -> asyncio.Future[Answers]:
+        """Send requests at once; the future ends in what became of each: its answer, or an error as the module's text
+        says."""
+        batch = _Batch(len(requests), is_repeatable=is_repeatable)
+        if not requests:
+            batch.future.set_result([])
+        most, problem = int(self.info.get("max_payload", 1 << 30)), self._refusal
+        wire, batch.was_sent = self.wire, self.wire is not None
+        for index, one in enumerate(requests):
+            size = len(one.headers) + len(one.body)
+            if self._is_closed:
+                batch.answer(index, self._unreachable("closed"))
+            elif problem is not None:
+                batch.answer(index, problem)
+            elif size > most:
+                # The server would not only refuse it but close the connection, and with it all that is under way.
+                batch.answer(index, PayloadTooLarge(what=one.subject, size=size, limit=most))
+            else:
+                self._number += 1
+                line = request_line(one.subject, b"%b%d" % (self._reply_to, self._number), one.headers, one.body)
+                self._calls[self._number] = batch, index, one.subject, line
+                if wire is not None:
+                    wire.send(line)
+        return batch.future
+
+    async def ask(
         self, subject: str, body: bytes = b"", headers: bytes = b"", *, is_repeatable: bool = True
-    ) -> asyncio.Future[Message]:
-        """Send a request; the future ends in its answer or raises what the module's text says."""
-        future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
-        call = _Call(subject, body, headers, future, is_repeatable=is_repeatable)
-        if self._is_closed:
-            future.set_exception(self._unreachable("closed"))
-        elif self._refusal is not None:
-            future.set_exception(self._refusal)
-        elif len(body) + len(headers) > (most := int(self.info.get("max_payload", 1 << 30))):
-            # The server would not only refuse it but close the connection, and with it all that is under way.
-            future.set_exception(PayloadTooLarge(what=subject, size=len(body) + len(headers), limit=most))
-        else:
-            self._number += 1
-            self._calls[self._number] = call
-            if self.wire is not None:
-                self._send(self._number, call)
-        return future
+    ) -> Message:
+        """Send a request and return its answer. Raises as the module's text says."""
+        (answer,) = await self.ask_all([Request(subject, body, headers)], is_repeatable=is_repeatable)
+        if isinstance(answer, MurmurError):
+            raise answer
+        return answer
 
     async def api(self, subject: str, request: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Ask JetStream's API: `subject` is what follows `$JS.API.`. Raises `JetStreamError` besides."""
@@ -227,26 +257,23 @@ class NatsLink:
     def _connected(self, wire: Wire) -> None:
         self.generation += 1
         self.wire, self._refusal = wire, None
+        self.denied.clear()
         wire.subscribe(1, f"{self.inbox}.c.*", self._answered)
         for listening in self._listening.values():
             wire.subscribe(listening.sid, listening.subject, listening.subscriber)
-        for number, call in self._calls.items():
-            self._send(number, call)
+        for batch, _, _, line in self._calls.values():
+            batch.was_sent = True
+            wire.send(line)
         self._is_up.set()
         if self.generation > 1:
             for tell in self._told:
                 tell(True)
 
-    def _send(self, number: int, call: _Call) -> None:
-        assert self.wire is not None
-        call.was_sent = True
-        self.wire.publish(call.subject, call.body, reply=f"{self.inbox}.c.{number}", headers=call.headers)
-
     def _answered(self, message: Message) -> None:
-        number = message.subject[message.subject.rfind(b".") + 1 :]
+        number = message.subject[len(self._reply_to) :]
         call = self._calls.pop(int(number), None) if number.isdigit() else None
-        if call is not None and not call.future.done():
-            call.future.set_result(message)
+        if call is not None:
+            call[0].answer(call[1], message)
 
     def _sync(self, syncing: asyncio.Future[None], wire: Wire) -> None:
         self._syncing = None
@@ -267,19 +294,19 @@ class NatsLink:
         found = _SUBJECT_OF_ERROR.search(problem)
         if found is None:
             return
+        self.denied.add(found[1])
         refused = BrokerRefused(url=self.shown, problem=problem)
-        for number, call in list(self._calls.items()):
-            if call.subject.lower() == found[1].lower() or found[1].lower().startswith("_inbox."):
+        for number, (batch, index, subject, _) in list(self._calls.items()):
+            if subject.lower() == found[1].lower() or found[1].lower().startswith("_inbox."):
                 del self._calls[number]
-                if not call.future.done():
-                    call.future.set_exception(refused)
+                batch.answer(index, refused)
 
     def _lost(self, problem: str) -> None:
         """Begin to connect again; settle or keep what was under way."""
         self.wire = None
         self._is_up.clear()
-        for number, call in list(self._calls.items()):
-            if call.was_sent and not call.is_repeatable:
+        for number, (batch, _, _, _) in list(self._calls.items()):
+            if batch.was_sent and not batch.is_repeatable:
                 self._give_up(number, f"the connection broke: {problem}")
         for syncing in list(self._unsynced):
             self._break(syncing, f"the connection broke: {problem}")
@@ -298,9 +325,8 @@ class NatsLink:
                 wire = await self._connect()
             except BrokerRefused as error:
                 self._refusal = error
-                for call in self._calls.values():
-                    if not call.future.done():
-                        call.future.set_exception(error)
+                for batch, index, _, _ in self._calls.values():
+                    batch.answer(index, error)
                 self._calls.clear()
                 continue
             except BrokerUnreachable:
@@ -316,10 +342,10 @@ class NatsLink:
         self._timer = loop.call_later(_TICK, self._watch, now + _TICK)
         if now - due > _TICK:
             return  # the loop was blocked: answers may be there that nobody read yet
-        for number, call in list(self._calls.items()):
-            if call.deadline > now:
+        for number, (batch, _, _, _) in list(self._calls.items()):
+            if batch.deadline > now:
                 break
-            self._give_up(number, "no answer in time" if call.was_sent else "no connection")
+            self._give_up(number, "no answer in time" if batch.was_sent else "no connection")
         wire = self.wire
         if wire is not None and now - wire.heard_at >= PING_AFTER:
             if now - wire.heard_at >= PING_AFTER + DEADLINE:
@@ -328,34 +354,12 @@ class NatsLink:
                 wire.ping(_ignore)
 
     def _give_up(self, number: int, problem: str) -> None:
-        call = self._calls.pop(number)
-        if call.future.done():
-            return
-        if call.was_sent:
-            call.future.set_exception(OutcomeUnknown(call=call.subject, problem=problem))
-        else:
-            call.future.set_exception(self._unreachable(problem))
-        call.future.exception()  # its owner may have been cancelled
+        batch, index, subject, _ = self._calls.pop(number)
+        is_unknown = batch.was_sent
+        batch.answer(index, OutcomeUnknown(call=subject, problem=problem) if is_unknown else self._unreachable(problem))
 
     def _unreachable(self, problem: str) -> BrokerUnreachable:
         return BrokerUnreachable(url=self.shown, after=DEADLINE, problem=problem)
-
-
-def answer_of(message: Message) -> dict[str, Any]:
-    """Return what JetStream answered. Raises `JetStreamError`."""
-    subject = message.subject.decode("utf-8", "replace")
-    if message.status:
-        raise JetStreamError(subject, status=message.status, code=0, text=message.status_text or "nobody answers")
-    answer: dict[str, Any] = json.loads(message.body)
-    error = answer.get("error")
-    if error:
-        raise JetStreamError(
-            subject,
-            status=error.get("code", 500),
-            code=error.get("err_code", 0),
-            text=error.get("description", "failed"),
-        )
-    return answer
 
 
 def _end(future: asyncio.Future[None]) -> None:

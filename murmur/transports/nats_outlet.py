@@ -8,19 +8,20 @@ from its new owner. A crash in between leaves two copies, of which the row admit
 
 import asyncio
 import time
-from collections.abc import Awaitable, Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 from loguru import logger
-from msgspec import Struct
 
-from murmur.errors import BrokerRefused, BrokerUnreachable, OutcomeUnknown, PayloadTooLarge
+from murmur.errors import BrokerRefused, BrokerUnreachable, MurmurError, OutcomeUnknown, PayloadTooLarge
 from murmur.limits import MAX_ENVELOPE
 from murmur.transport import Delivery, Outgoing, Receipt, Refusal, Settled
+from murmur.transports.nats_answers import NO_RESPONDERS, JetStreamError, kept
+from murmur.transports.nats_bells import Bells
 from murmur.transports.nats_inbox import ACK
 from murmur.transports.nats_intake import hold_of
-from murmur.transports.nats_link import NO_RESPONDERS
+from murmur.transports.nats_link import Request
 from murmur.transports.nats_session import DELAY, DELIVERIES, MESSAGE_ID, OUR_ID, Session
 from murmur.transports.nats_wire import Message, encoded_headers
 
@@ -31,27 +32,12 @@ _MOST_BYTES: Final = 4 * 1024 * 1024
 T = TypeVar("T")
 
 
-class _ApiError(Struct):
-    description: str = "refused"
-    err_code: int = 0
-
-
-class _PubAck(Struct):
-    """What JetStream answers to a publish."""
-
-    seq: int = 0
-    duplicate: bool = False
-    error: _ApiError | None = None
-
-
-_pub_ack: Final = msgspec.json.Decoder(_PubAck)
-
-
 class Outlet:
     """The sending half of a transport."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
+        self._bells = Bells(session.link, session.streams)
         self._changes: set[asyncio.Task[Any]] = set()  # they go on when their caller is cancelled
         self._is_inbox_kept = False  # whether we saw the stream of the inboxes
         self._doubted: set[str] = set()  # topics where a message had no answer
@@ -75,7 +61,8 @@ class Outlet:
         """Emit, then settle."""
         ours = [one for one in deliveries if self._session.ours(one)]
         if (ours or not deliveries) and emit and not await self._emitted(emit):
-            return [_answer(one, "unknown" if one in ours else "lost") for one in deliveries]
+            held = set(ours)
+            return [_answer(one, "unknown" if one in held else "lost") for one in deliveries]
         return await self._settled(deliveries, ours)
 
     async def release(self, deliveries: Sequence[Delivery], *, delay: float, counted: bool) -> list[Settled]:
@@ -163,55 +150,64 @@ class Outlet:
         return Outgoing(delivery.topic, delivery.body, again), headers
 
     async def _publish(self, messages: Sequence[tuple[Outgoing, Mapping[str, str]]]) -> list[Receipt | Refusal]:
-        answers: list[Receipt | Refusal] = []
-        under_way: list[Awaitable[Receipt | Refusal]] = []
+        most = self.max_body
+        answers: list[Receipt | Refusal | None] = [None] * len(messages)
+        under_way: list[int] = []
         size = 0
-        for message, headers in messages:
-            if len(message.body) > self.max_body:
-                problem = PayloadTooLarge(what=f"message {message.id!r}", size=len(message.body), limit=self.max_body)
-                under_way.append(_said(Refusal(message.id, str(problem), definite=True)))
-            else:
-                under_way.append(self._sent(message, encoded_headers(headers) if headers else b""))
+        for index, (message, _) in enumerate(messages):
+            if len(message.body) > most:
+                problem = PayloadTooLarge(what=f"message {message.id!r}", size=len(message.body), limit=most)
+                answers[index] = Refusal(message.id, str(problem), definite=True)
+                continue
+            under_way.append(index)
             size += len(message.body)
             if len(under_way) >= _MOST or size >= _MOST_BYTES:
-                answers += [await one for one in under_way]
+                await self._sent(messages, under_way, answers)
                 under_way, size = [], 0
-        return answers + [await one for one in under_way]
+        await self._sent(messages, under_way, answers)
+        return [one for one in answers if one is not None]
 
-    def _sent(self, message: Outgoing, headers: bytes) -> Awaitable[Receipt | Refusal]:
-        """Send at once; what is returned awaits the answer."""
-        streams = self._session.streams
-        subject = streams.subject(message.topic)
-        first = self._session.link.ask(subject, message.body, headers, is_repeatable=bool(message.id))
-        return self._answered(message, subject, headers, first)
-
-    async def _answered(
-        self, message: Outgoing, subject: str, headers: bytes, first: Awaitable[Message]
-    ) -> Receipt | Refusal:
+    async def _sent(
+        self,
+        messages: Sequence[tuple[Outgoing, Mapping[str, str]]],
+        places: Sequence[int],
+        answers: list[Receipt | Refusal | None],
+    ) -> None:
+        """Send at once, and enter the answers; what no stream keeps is sent again when one does."""
+        streams, link = self._session.streams, self._session.link
+        requests = {
+            at: Request(streams.subject(message.topic), message.body, encoded_headers(headers) if headers else b"")
+            for at, (message, headers) in ((at, messages[at]) for at in places)
+        }
+        is_repeatable = all(messages[at][0].id for at in places)
+        came = dict(zip(places, await link.ask_all(list(requests.values()), is_repeatable=is_repeatable), strict=True))
+        homeless = [at for at, one in came.items() if isinstance(one, Message) and one.status == NO_RESPONDERS]
         try:
-            answer = await first
-            if answer.status == NO_RESPONDERS:  # no stream keeps this subject, or not any more
-                await self._session.streams.declare([message.topic])
-                answer = await self._session.link.ask(subject, message.body, headers, is_repeatable=bool(message.id))
-            if answer.status:
-                return Refusal(message.id, f"no stream keeps {subject!r} now: {answer.status_text}", definite=False)
-            kept = _pub_ack.decode(answer.body)
-        except (BrokerUnreachable, BrokerRefused, PayloadTooLarge) as error:
-            return Refusal(message.id, str(error), definite=True)
-        except OutcomeUnknown as error:
-            self._doubt(message.topic)
-            return Refusal(message.id, str(error), definite=False)
-        except msgspec.DecodeError:
-            return Refusal(message.id, "somebody else answers on this subject", definite=False)
-        if kept.error is not None:
-            return Refusal(message.id, kept.error.description, definite=True)
-        return Receipt(message.id, str(kept.seq), duplicate=kept.duplicate)
+            if homeless:  # no stream keeps these subjects, or not any more
+                await streams.declare(list(dict.fromkeys(messages[at][0].topic for at in homeless)))
+                again = await link.ask_all([requests[at] for at in homeless], is_repeatable=is_repeatable)
+                came.update(zip(homeless, again, strict=True))
+        except (BrokerUnreachable, BrokerRefused, OutcomeUnknown) as error:
+            came.update(dict.fromkeys(homeless, error))
+        for at, one in came.items():
+            if isinstance(one, OutcomeUnknown):
+                self._doubt(messages[at][0].topic)
+            answers[at] = _receipt(messages[at][0].id, requests[at].subject, one)
 
     # -- settling ---------------------------------------------------------------------------------------------------
 
     async def _emitted(self, emit: Sequence[Outgoing]) -> bool:
         """Publish what goes with a settle; False if it is not known to be there. What is refused for good is told."""
-        for answer in await self.publish(emit):
+        bells: list[Outgoing] = []
+        by_stream: list[Outgoing] = []
+        for one in emit:
+            (bells if one.is_bell and len(one.body) <= self.max_body else by_stream).append(one)
+        if bells:
+            try:
+                by_stream += await self._bells.ring(bells)
+            except (OutcomeUnknown, BrokerUnreachable):
+                return False
+        for answer in await self.publish(by_stream):
             if isinstance(answer, Refusal):
                 if not answer.definite:
                     return False
@@ -244,5 +240,16 @@ def _answer(delivery: Delivery, reason: Literal["done", "lost", "unknown"]) -> S
     return Settled(delivery.id, False, reason)
 
 
-async def _said(answer: Refusal) -> Receipt | Refusal:
-    return answer
+def _receipt(message_id: str, subject: str, answer: Message | MurmurError) -> Receipt | Refusal:
+    """Return what became of a publish."""
+    if isinstance(answer, MurmurError):
+        return Refusal(message_id, str(answer), definite=not isinstance(answer, OutcomeUnknown))
+    if answer.status:
+        return Refusal(message_id, f"no stream keeps {subject!r} now: {answer.status_text}", definite=False)
+    try:
+        there = kept(answer)
+    except JetStreamError as error:
+        return Refusal(message_id, str(error), definite=True)
+    except msgspec.DecodeError:
+        return Refusal(message_id, "somebody else answers on this subject", definite=False)
+    return Receipt(message_id, str(there.seq), duplicate=there.duplicate)

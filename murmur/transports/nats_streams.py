@@ -14,7 +14,8 @@ from urllib.parse import quote
 
 from murmur.errors import BrokerRefused, BrokerUnreachable
 from murmur.names import Topics
-from murmur.transports.nats_link import DEADLINE, NO_RESPONDERS, JetStreamError, NatsLink
+from murmur.transports.nats_answers import NO_RESPONDERS, JetStreamError
+from murmur.transports.nats_link import DEADLINE, NatsLink
 
 CONSUMER: Final = "workers"
 NANOSECONDS: Final = 1_000_000_000
@@ -48,6 +49,10 @@ class Streams:
     def subject(self, topic: str) -> str:
         """Return where messages of a topic are published: itself, but for what a subject cannot hold."""
         return quote(topic, safe=_HARMLESS) if self.is_inbox(topic) else topic
+
+    def bell(self, inbox: str) -> str:
+        """Return where an inbox is told what need not be kept: a subject of no stream."""
+        return f"{self._topics.prefix}murmur.bell.{self.subject(inbox)}"
 
     def stream(self, topic: str) -> str:
         """Return which stream keeps a topic."""

@@ -54,10 +54,10 @@ class Message(Struct, frozen=True):
         if not self.raw_headers:
             return NO_HEADERS
         found: dict[str, str] = {}
-        for line in self.raw_headers.split(b"\r\n")[1:]:
-            name, colon, value = line.partition(b":")
+        for line in self.raw_headers.decode("utf-8", "replace").split("\r\n")[1:]:
+            name, colon, value = line.partition(":")
             if colon:
-                found[name.decode("utf-8", "replace")] = unquote(value.strip().decode("utf-8", "replace"))
+                found[name] = unquote(value.strip()) if "%" in value else value.strip()
         return found
 
 
@@ -72,6 +72,14 @@ def encoded_headers(headers: Mapping[str, str]) -> bytes:
 
 def _plain(text: str) -> str:
     return text if _IS_PLAIN(text) else quote(text, safe=_PLAIN)
+
+
+def request_line(subject: str, reply: bytes, headers: bytes, body: bytes) -> bytes:
+    """Return a message that is answered to `reply`, as it is sent. `headers`: as `encoded_headers` returns them."""
+    to, size = subject.encode(), len(headers)
+    if headers:
+        return b"HPUB %b %b %d %d\r\n%b%b\r\n" % (to, reply, size, size + len(body), headers, body)
+    return b"PUB %b %b %d\r\n%b\r\n" % (to, reply, len(body), body)
 
 
 class Wire(asyncio.Protocol):
