@@ -54,14 +54,13 @@ class NatsTransport:
         self._intake = Intake(self.session, give_back=self._give_back)
         self._inboxes: dict[tuple[str, ...], InboxReader] = {}
         self._keeper: LeaseKeeper | None = None
-        self._caps = CAPS
+        self._caps, self._caps_of = CAPS, -1  # as they stood on that connection
 
     @property
     def caps(self) -> Caps:
         """What this broker can promise."""
-        most = self._outlet.max_body
-        if self._caps.max_body != most:
-            self._caps = evolve(CAPS, max_body=most)
+        if self._caps_of != self.link.generation:  # each server has limits of its own
+            self._caps, self._caps_of = evolve(CAPS, max_body=self._outlet.max_body), self.link.generation
         return self._caps
 
     async def open(self, specs: Sequence[TopicSpec]) -> None:

@@ -29,18 +29,17 @@ class Bells:
         if self._listening is None:
             self._listening = link.listen(f"{link.inbox}.b.*", self._answered)
         rung: dict[int, Outgoing] = {}
+        places = {topic: self._streams.bell(topic) for topic in {one.topic for one in messages}}
         for one in messages:
             self._number += 1
             rung[self._number] = one
-            link.say(self._streams.bell(one.topic), one.body, reply=f"{link.inbox}.b.{self._number}")
+            link.say(places[one.topic], one.body, reply=f"{link.inbox}.b.{self._number}")
         try:
             await link.synced()
         finally:
             unheard = self._unheard & rung.keys()
             self._unheard -= unheard
-        return [
-            one for number, one in rung.items() if number in unheard or self._streams.bell(one.topic) in link.denied
-        ]
+        return [one for number, one in rung.items() if number in unheard or places[one.topic] in link.denied]
 
     def _answered(self, message: Message) -> None:
         if message.status == NO_RESPONDERS:

@@ -205,7 +205,7 @@ class NatsLink:
             raise self._unreachable("no connection")
         if self._syncing is None:
             self._syncing = asyncio.get_running_loop().create_future()
-            asyncio.get_running_loop().call_soon(self._sync, self._syncing, self.wire)
+            self.wire.at_last(partial(self._sync, self._syncing, self.wire))
         try:
             await asyncio.wait_for(asyncio.shield(self._syncing), DEADLINE)
         except TimeoutError:

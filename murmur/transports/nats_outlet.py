@@ -175,8 +175,9 @@ class Outlet:
     ) -> None:
         """Send at once, and enter the answers; what no stream keeps is sent again when one does."""
         streams, link = self._session.streams, self._session.link
+        subjects = {topic: streams.subject(topic) for topic in {messages[at][0].topic for at in places}}
         requests = {
-            at: Request(streams.subject(message.topic), message.body, encoded_headers(headers) if headers else b"")
+            at: Request(subjects[message.topic], message.body, encoded_headers(headers) if headers else b"")
             for at, (message, headers) in ((at, messages[at]) for at in places)
         }
         is_repeatable = all(messages[at][0].id for at in places)

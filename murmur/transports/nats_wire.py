@@ -92,6 +92,7 @@ class Wire(asyncio.Protocol):
         self._buffer = bytearray()
         self._needed = 0  # bytes until the message that has begun is whole
         self._leaving: list[bytes] = []
+        self._at_last: list[Callable[[], None]] = []
         self._pongs: deque[Callable[[], None]] = deque()
         self.info: dict[str, Any] = {}
         self.subscribers: dict[int, Subscriber] = {}
@@ -137,6 +138,11 @@ class Wire(asyncio.Protocol):
         self._leaving.append(line)
         if len(self._leaving) == 1:
             self._loop.call_soon(self._flush)
+
+    def at_last(self, send: Callable[[], None]) -> None:
+        """Have `send` called when all else of this loop turn is ready to leave, to send behind it."""
+        self._at_last.append(send)
+        self._loop.call_soon(self._flush)
 
     def abort(self, problem: str) -> None:
         """End it now."""
@@ -241,6 +247,9 @@ class Wire(asyncio.Protocol):
             self.info = json.loads(line[5:])
 
     def _flush(self) -> None:
+        for send in self._at_last:
+            send()
+        self._at_last.clear()
         leaving, self._leaving = self._leaving, []
         if leaving and self._transport is not None and not self.is_closed:
             self._transport.write(b"".join(leaving))
