@@ -241,3 +241,14 @@ def _refusal(body: bytes, error: Exception) -> BadEnvelope:
 
 def _version(version: int) -> UnsupportedVersion:
     return UnsupportedVersion(problem=f"it is of version {version}, this murmur reads {VERSION}")
+
+
+def letter_of(body: bytes, *, agent: str, reason: str, now: float, deliveries: int) -> DeadLetter:
+    """Return the dead letter of bytes that are no task."""
+    letter = DeadLetter(reason=reason, dead_at=now, agent=agent, deliveries=deliveries)
+    try:
+        check_json(body)
+        letter.body = body.decode("utf-8")
+    except BadEnvelope:
+        letter.body = body.decode("latin-1")
+    return letter

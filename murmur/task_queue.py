@@ -16,16 +16,15 @@ from msgspec.structs import replace
 
 from murmur import stowage
 from murmur.envelope import (
-    DeadLetter,
     ResultMessage,
     TaskMessage,
-    check_json,
     check_size,
     decode_letter,
     decode_result,
     decode_task,
     digest,
     encode,
+    letter_of,
 )
 from murmur.errors import BadEnvelope, BadTaskId
 from murmur.ids import check_task_id
@@ -53,7 +52,6 @@ from murmur.transport import Delivery, Outgoing, Refusal, Settled, TopicKind, To
 GROUP = "workers"
 _QUARANTINE = "quarantine:"
 _MARK = "Murmur-Row"  # header: the `Admission.mark` of the row that was made for the message
-_AGAIN = 0.5  # seconds until a settle in doubt is repeated
 _INBOX_READ = 1000  # results one read of an inbox takes at most
 
 
@@ -372,7 +370,9 @@ class TaskQueue:
         """Move bytes nobody can run to the dead letters, as they were, and go on."""
         agent = self.topics.agent_of(delivery.topic)
         logger.warning("{}: a message on {} was dead-lettered: {}", error.code, delivery.topic, error)
-        letter = encode(_letter_of(delivery, agent, str(error)))
+        letter = encode(
+            letter_of(delivery.body, agent=agent, reason=str(error), now=time.time(), deliveries=delivery.deliveries)
+        )
         await self._keep_quarantined(agent, delivery, letter)
 
         async def settle() -> Sequence[Settled]:
@@ -393,13 +393,3 @@ def _sealed(ending: Ending, seal: Seal) -> Ending:
     if isinstance(ending, Completion | Burial):
         return replace(ending, result=seal.sealed(ending.result))
     return ending
-
-
-def _letter_of(delivery: Delivery, agent: str, reason: str) -> DeadLetter:
-    letter = DeadLetter(reason=reason, dead_at=time.time(), agent=agent, deliveries=delivery.deliveries)
-    try:
-        check_json(delivery.body)
-        letter.body = delivery.body.decode("utf-8")
-    except BadEnvelope:
-        letter.body = delivery.body.decode("latin-1")
-    return letter

@@ -17,9 +17,12 @@ from murmur.envelope import VERSION, ResultMessage, TaskMessage, decode_letter, 
 from murmur.errors import BadSetting, BadSignature
 from murmur.signing import HEADER, Seal, read_keys
 from murmur.store import Completion, NewTask
+from murmur.stores.nats import NatsStore
+from murmur.stores.nats_rows import key_of
 from murmur.task_queue import TaskQueue
 from murmur.transport import Outgoing
 from murmur.worker import Worker
+from tests.brokers.nats_server import NatsServer
 from tests.brokers.redis_server import RedisServer
 
 pytestmark = pytest.mark.anyio
@@ -223,3 +226,30 @@ def test_the_command_line_takes_a_key_file(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 2
     assert "none.toml" in done.stderr
+
+
+async def test_a_mark_that_no_signature_covers_counts_for_nothing(
+    nats_server: NatsServer, key_file: Callable[..., Path]
+) -> None:
+    keys = key_file(key("k1", "sign", NEW))
+    queue = wiring.connect(
+        nats_server.url, store=None, namespace="mark", consumer_id="w", lease=30.0, retention=60.0, signing_keys=keys
+    )
+    await queue.open(owner="w", lease=30.0)
+    await queue.open_tasks(["counter"])
+    store, topic = queue.store, "mark.counter.tasks"
+    assert isinstance(store, NatsStore)
+    await queue.submit([NewTask("marked", "counter", topic, task("marked"))])
+    (delivery,) = await queue.receive({"counter": 1}, credit=1, wait=30.0)
+    assert set(delivery.headers) == {HEADER}
+    (work,) = await queue.grant([delivery])
+    result = encode(ResultMessage(v=VERSION, task_id="marked", agent="counter", success=True))
+    await queue.settle([Completion(work.claim, result)])
+    (entry,) = await store._rows.get([key_of("marked")])
+    assert entry is not None
+    forged = {**delivery.headers, "Murmur-Row": str(entry.revision)}
+    await queue.transport.publish([Outgoing(topic, delivery.body, "forged", forged)])
+    (replayed,) = await queue.receive({"counter": 1}, credit=1, wait=30.0)
+    assert replayed.headers == forged
+    assert list(await queue.grant([replayed])) == []
+    await queue.close()

@@ -1,15 +1,15 @@
 """What the NATS store does beyond the contract: large results, what is over, the server's clock, its buckets."""
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
 from murmur.errors import BrokerUnreachable
-from murmur.store import Claim, Completion, GrantRequest, NewTask, State, Written
+from murmur.store import Busy, Claim, Completion, Finished, GrantRequest, NewTask, State, Written
 from murmur.stores import nats as stores
 from murmur.stores.nats import NatsStore
-from murmur.stores.nats_bucket import text_of, token
+from murmur.stores.nats_bucket import Bucket, Entry, text_of, token
 from murmur.transport import Delivery
 from tests.brokers.fixtures import NatsStarter
 from tests.brokers.nats_operator import operator, wipe
@@ -122,3 +122,52 @@ def test_any_text_is_one_part_of_a_key(text: str) -> None:
     assert text_of(part) == text
     assert part
     assert not set(part) & set(". *>\t")
+
+
+def first(task_id: str, mark: str, *, deliveries: int = 1) -> GrantRequest:
+    return GrantRequest(Delivery("echo.tasks", b"{}", {}, task_id, deliveries, None), task_id, "echo", None, mark)
+
+
+async def test_a_row_that_stands_as_it_was_made_is_granted_without_being_read(
+    nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(nats_server) as publisher, opened(nats_server) as worker:
+        admitted = await publisher.admit([NewTask(f"mark-{n}", "echo", "echo.tasks", b"{}") for n in range(3)])
+        read: list[str] = []
+        get = Bucket.get
+
+        async def noted(bucket: Bucket, keys: Sequence[str]) -> list[Entry | None]:
+            read.extend(keys)
+            return await get(bucket, keys)
+
+        monkeypatch.setattr(Bucket, "get", noted)
+        grants = await worker.grant([first(one.task_id, one.mark) for one in admitted])
+        assert read == []
+        assert [(one.token, one.attempts) for one in grants if isinstance(one, Claim)] == [(1, 1)] * 3
+        rows = await publisher.read([one.task_id for one in admitted])
+        assert [(row.state, row.agent, row.token) for row in rows if row] == [(State.LEASED, "echo", 1)] * 3
+
+
+async def test_a_mark_of_a_row_that_stands_otherwise_by_now_decides_nothing(nats_server: NatsServer) -> None:
+    async with opened(nats_server) as publisher, opened(nats_server) as worker, opened(nats_server) as other:
+        ids = ["moved-cancelled", "moved-leased", "moved-done", "moved-odd"]
+        admitted = await publisher.admit([NewTask(one, "echo", "echo.tasks", b"{}") for one in ids])
+        marks = [one.mark for one in admitted]
+        await publisher.cancel({ids[0]: b"cancelled"})
+        leased, done = await other.grant([first(ids[1], marks[1]), first(ids[2], marks[2])])
+        assert isinstance(leased, Claim)
+        assert isinstance(done, Claim)
+        await other.complete([Completion(done, b"done")])
+        found = await worker.grant([first(*one) for one in zip(ids, [*marks[:3], "9" * 30], strict=True)])
+        assert [type(one) for one in found] == [Finished, Busy, Finished, Claim]
+        assert [one.result for one in found if isinstance(one, Finished)] == [b"cancelled", b"done"]
+
+
+async def test_answers_of_one_call_are_those_of_their_rows(nats_server: NatsServer) -> None:
+    async with opened(nats_server) as store, opened(nats_server) as other:
+        stale, fresh = await claimed(store, "call-stale"), await claimed(store, "call-fresh")
+        await other.cancel({stale.task_id: b"cancelled"})
+        twice = [Completion(stale, b"s"), Completion(fresh, b"f"), Completion(fresh, b"again")]
+        assert await store.complete(twice) == [Written.STALE, Written.STORED, Written.REPEATED]
+        rows = await other.read([stale.task_id, fresh.task_id])
+        assert [row.result for row in rows if row] == [b"cancelled", b"f"]

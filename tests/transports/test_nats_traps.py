@@ -6,11 +6,15 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from murmur.errors import PayloadTooLarge
 from murmur.transport import Outgoing, Receipt, Refusal, TopicKind, TopicSpec
 from murmur.transports import nats, nats_link
 from murmur.transports.nats import NatsTransport
+from murmur.transports.nats_answers import NO_RESPONDERS
 from murmur.transports.nats_intake import hold_of
+from murmur.transports.nats_link import Request
 from murmur.transports.nats_session import Session
+from murmur.transports.nats_wire import Message
 from tests.brokers.fixtures import NatsStarter
 from tests.brokers.nats_operator import operator, wipe
 from tests.brokers.nats_server import NatsServer
@@ -217,3 +221,48 @@ async def test_who_listens_at_a_subject_does_not_hide_that_no_stream_keeps_it(
             assert await asyncio.wait_for(heard.get(), 30.0) == b"result"
             await link.api("STREAM.DELETE.hidden~inbox")
     await transport.close()
+
+
+async def test_a_bell_is_heard_without_the_stream(nats_server: NatsServer) -> None:
+    inbox = "inbox.bell 1"
+    async with opened(nats_server, "bell.tasks") as worker, opened(nats_server, "bell.tasks") as publisher:
+        await publisher.open([TopicSpec(inbox, TopicKind.INBOX)])
+        assert list(await publisher.receive("", {inbox: 10}, credit=10, wait=0.0)) == []
+        await published(publisher, outgoing("bell.tasks", 1))
+        held = await collect(worker, "bell.tasks", 1, within=10.0)
+        settled = await worker.ack(held, [Outgoing(inbox, b"result", "r", is_bell=True)])
+        assert [one.ok for one in settled] == [True]
+        async with operator(nats_server.url) as link:
+            subjects = (await link.api("STREAM.INFO.inbox", {"subjects_filter": ">"}))["state"].get("subjects") or {}
+        assert not [subject for subject in subjects if "bell" in subject]
+        assert [one.body for one in await bells(publisher, inbox, 1, within=30.0)] == [b"result"]
+
+
+async def test_a_bell_that_nobody_hears_waits_in_the_stream(nats_server: NatsServer) -> None:
+    async with opened(nats_server, "unheard.tasks") as worker:
+        rung = [Outgoing("inbox.unheard", b"result", "r", is_bell=True)]
+        await worker.ack([], rung)
+    async with opened(nats_server, "unheard.tasks") as publisher:
+        await publisher.open([TopicSpec("inbox.unheard", TopicKind.INBOX)])
+        assert [one.id for one in await bells(publisher, "inbox.unheard", 1, within=30.0)] == ["r"]
+
+
+async def test_who_may_not_ring_sends_by_the_stream(start_nats: NatsStarter) -> None:
+    server = start_nats(password="of a test", permissions={"publish": {"deny": ["murmur.bell.>"]}})
+    async with opened(server, "mute.tasks") as worker, opened(server, "mute.tasks") as publisher:
+        await publisher.open([TopicSpec("inbox.mute", TopicKind.INBOX)])
+        await publisher.receive("", {"inbox.mute": 10}, credit=10, wait=0.0)
+        await worker.ack([], [Outgoing("inbox.mute", b"result", "r", is_bell=True)])
+        assert [one.id for one in await bells(publisher, "inbox.mute", 1, within=30.0)] == ["r"]
+
+
+async def test_requests_made_together_each_have_their_own_end(nats_server: NatsServer) -> None:
+    async with operator(nats_server.url) as link:
+        most = int(link.info["max_payload"])
+        asked = [Request("nobody.there"), Request("nobody.there", b"x" * (most + 1)), Request("$JS.API.INFO")]
+        silent, large, info = await link.ask_all(asked)
+    assert isinstance(silent, Message)
+    assert silent.status == NO_RESPONDERS
+    assert isinstance(large, PayloadTooLarge)
+    assert isinstance(info, Message)
+    assert b"account_info" in info.body
