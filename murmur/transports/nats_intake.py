@@ -21,7 +21,7 @@ from murmur.errors import BrokerRefused, BrokerUnreachable, OutcomeUnknown
 from murmur.transport import Delivery
 from murmur.transports.nats_answers import JetStreamError
 from murmur.transports.nats_pull import Pull
-from murmur.transports.nats_session import Hold, Session, delivered, place_of
+from murmur.transports.nats_session import Hold, Session, delivered
 from murmur.transports.nats_streams import CONSUMER, CONSUMER_MISSING, NANOSECONDS, STREAM_MISSING, lease_of, made_at
 
 LONGEST_WAIT: Final = 5.0  # seconds of one waiting request
@@ -196,13 +196,13 @@ class Intake:
         session, taken = self._session, []
         lease = session.spec(topic).lease
         for message in pull.messages:
-            known = session.places.get((topic, place_of(message)[1]))
+            delivery, early = delivered(topic, message, lease=lease, asked_at=pull.asked_at)
+            known = session.places.get((topic, hold_of(delivery).sequence))
             if known is not None and known in session.held:
                 # The server thought its lease was over; it is still with us, under a new name.
                 hold = session.held[known]
                 hold.reply, hold.beat_at = message.reply, time.monotonic()
                 continue
-            delivery, early = delivered(topic, message, lease=lease, asked_at=pull.asked_at)
             if early > 0:
                 nak = b"-NAK " + json.dumps({"delay": int(early * NANOSECONDS)}).encode()
                 session.link.say(message.reply.decode(), nak)
