@@ -264,7 +264,7 @@ class TaskQueue:
             return
         emit = []
         if grant.result is not None and reply_to is not None:
-            emit = [self._result(reply_to, grant.result, grant.task_id)]
+            emit = [_result(grant.delivery, reply_to, grant.result, grant.task_id)]
         await known(lambda: self.transport.ack([grant.delivery], emit=emit))
 
     async def _write(self, kind: type, endings: Sequence[Any]) -> Sequence[Written]:
@@ -296,7 +296,7 @@ class TaskQueue:
                 continue
             ours.append(claim.delivery)
             if claim.reply_to is not None:
-                emit.append(self._result(claim.reply_to, result, claim.task_id))
+                emit.append(_result(claim.delivery, claim.reply_to, result, claim.task_id))
         if ours:
             await known(lambda: self.transport.ack(ours, emit=emit))
         for delivery in stale:  # if the message is still ours, its row ended or moved on: the next grant finds out
@@ -336,10 +336,6 @@ class TaskQueue:
     def _request(self, delivery: Delivery, message: TaskMessage) -> GrantRequest:
         mark = delivery.headers.get(_MARK, "") if self._seal is None else ""
         return GrantRequest(delivery, message.task_id, message.agent, message.reply_to, mark)
-
-    def _result(self, reply_to: str, result: bytes, task_id: str) -> Outgoing:
-        """Return what tells a publisher; where there are rows, who missed it asks them."""
-        return Outgoing(reply_to, result, f"{task_id}:result", is_bell=self.store.keeps_rows)
 
     # -- what is no envelope ----------------------------------------------------------------------
 
@@ -393,3 +389,8 @@ def _sealed(ending: Ending, seal: Seal) -> Ending:
     if isinstance(ending, Completion | Burial):
         return replace(ending, result=seal.sealed(ending.result))
     return ending
+
+
+def _result(delivery: Delivery, reply_to: str, result: bytes, task_id: str) -> Outgoing:
+    # Who made a row with the task asks that, if he misses the bell. A stranger may read nothing but his inbox.
+    return Outgoing(reply_to, result, f"{task_id}:result", is_bell=_MARK in delivery.headers)

@@ -2,7 +2,8 @@
 
 A publisher that is connected hears it at once, without a stream, a consumer, an ack. Where the
 server says that nobody listens, or that we may not ring, the message is left to the caller, who
-sends it by the stream. One round trip tells which: the server answers in order.
+sends it by the stream. One round trip tells which: the server answers in order. Where somebody
+listens to everything nobody seems to be away; who was asks for his row.
 """
 
 from collections.abc import Sequence
