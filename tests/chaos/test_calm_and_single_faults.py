@@ -30,7 +30,7 @@ async def test_without_faults_nothing_starts_twice(redis_server: RedisServer, fl
     for _ in range(2):
         fleet.start(redis_server.url, "--concurrency", "50", *LEASE)
     async with AgentRuntime(redis_server.url) as runtime:
-        results = await runtime.gather(WORK, [0.0] * 20_000, max_concurrency=500)
+        results = await runtime.gather(WORK, [0.0] * 8_000, max_concurrency=500)
     assert all(result.is_ok() and result.metadata.attempts == 1 for result in results)
     assert set(fleet.starts().values()) == {1}
 

@@ -26,9 +26,9 @@ def assert_whole(report: Report, faults: int) -> None:
 
 
 @pytest.mark.timeout(240)
-async def test_a_minute_of_storm_breaks_nothing(storm: Callable[..., Storm]) -> None:
-    report = await storm(tasks=5_000, seed=SEED).run(calm_after=60.0)
-    assert_whole(report, faults=15)
+async def test_a_storm_breaks_nothing(storm: Callable[..., Storm]) -> None:
+    report = await storm(tasks=3_000, seed=SEED).run(calm_after=35.0)
+    assert_whole(report, faults=10)
 
 
 @pytest.mark.soak

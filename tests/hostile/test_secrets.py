@@ -75,7 +75,6 @@ def test_nothing_that_is_printed_logged_answered_or_kept_shows_the_password(
     assert letters.count("ConnectionError") >= 2
     murmur("run", "leaky", "x", "--broker", server.url.replace("c4n", "c5n"))
     environment["MURMUR_BROKER"] = server.url.replace(str(server.port), "1")
-    murmur("run", "leaky", "x")
     murmur("--tb", "run", "leaky", "x")
     for text in told:
         assert_no_canary(text)

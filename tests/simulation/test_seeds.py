@@ -11,7 +11,7 @@ from tests.simulation.course import broken_by, play
 from tests.simulation.plan import Plan, drawn, drawn_alone
 from tests.simulation.shrink import command, shrunk
 
-SEEDS = 1_000
+SEEDS = 500
 ALONE = 130  # of a broker without a store
 CHUNK = 100
 
