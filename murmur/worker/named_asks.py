@@ -6,8 +6,9 @@ process, a claim, a row and an encoded result, and is therefore its own attempt:
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from types import MappingProxyType
 from typing import Any, Final
 
 from msgspec import Raw
@@ -28,6 +29,7 @@ from murmur.worker.endings import described
 from murmur.worker.host import Host
 from murmur.worker.named_letters import Run, Verdict
 
+_NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 _NOWHERE: Final = Delivery("", b"", {}, "", 1, None)
 
 
@@ -234,10 +236,10 @@ class _Context(Context):
         self.task_id = self.idempotency_key = asked.task_id
         self.attempt = self.token = asked.attempts
         self.batch_id = self.deadline = None
-        self.headers = {}
+        self._made: Parent | None = None
+        self.headers = _NO_HEADERS
         self._journal = asked
         self._publisher = publisher
-        self._made: Parent | None = None
 
     @property
     def runtime(self) -> Any:
