@@ -25,10 +25,10 @@ def assert_whole(report: Report, faults: int) -> None:
     assert report.faults.total() >= faults, "hardly anything went wrong: this proves nothing"
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(480)
 async def test_a_storm_breaks_nothing(storm: Callable[..., Storm]) -> None:
-    report = await storm(tasks=3_000, seed=SEED).run(calm_after=35.0)
-    assert_whole(report, faults=10)
+    report = await storm(tasks=2_000, seed=SEED).run(calm_after=25.0)
+    assert_whole(report, faults=8)
 
 
 @pytest.mark.soak
@@ -45,7 +45,7 @@ async def test_a_long_storm_breaks_nothing(storm: Callable[..., Storm]) -> None:
     assert_whole(report, faults=TASKS // 400)
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(480)
 async def test_a_storm_over_nodes_with_worker_processes_breaks_nothing(storm: Callable[..., Storm]) -> None:
     report = await storm(tasks=2_500, seed=SEED, processes=2).run(calm_after=20.0)
     assert_whole(report, faults=5)

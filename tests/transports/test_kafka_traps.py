@@ -15,7 +15,7 @@ from tests.contracts.transport_ownership import counts
 from tests.transports.test_kafka_contract import KafkaHarness
 
 pytestmark = pytest.mark.anyio
-PATIENTLY = 30.0  # seconds
+PATIENTLY = 60.0  # seconds
 
 
 @pytest.fixture
