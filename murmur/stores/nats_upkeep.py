@@ -65,7 +65,8 @@ class Upkeep:
         await self._beside.drop(_over(await self._beside.scan(">", headers_only=True)))
 
     async def close(self) -> None:
-        """End it."""
+        """End it, also where its cancellation is lost in a call to the server."""
+        self._held.clear()
         if self._marking is not None:
             self._marking.cancel()
             await asyncio.gather(self._marking, return_exceptions=True)
