@@ -210,7 +210,8 @@ class Bucket:
         """Return answers; who asks a bucket that was deleted gets none, so silence makes us look."""
         requests = [Request(subject) for subject in subjects]
         try:
-            return _all(await asyncio.wait_for(self._link.ask_all(requests), _SILENCE))
+            async with asyncio.timeout(_SILENCE):
+                return _all(await self._link.ask_all(requests))
         except TimeoutError:
             await self.make()
         return _all(await self._link.ask_all(requests))
@@ -297,7 +298,8 @@ class _Scan:
         request = json.dumps({"batch": count, "no_wait": True}).encode()
         self._link.say(f"$JS.API.CONSUMER.MSG.NEXT.{self._place}", request, reply=self._subject)
         try:
-            await asyncio.wait_for(self._done, _SCAN_WITHIN)
+            async with asyncio.timeout(_SCAN_WITHIN):
+                await self._done
         except TimeoutError:
             raise OutcomeUnknown(call="scan", problem="not all came in time") from None
         return self._messages

@@ -74,7 +74,8 @@ class InboxReader:
                 self._sort()
                 if self._unread:
                     return
-                await asyncio.wait_for(self._bell.wait(), min(left, _WAIT + 1.0))
+                async with asyncio.timeout(min(left, _WAIT + 1.0)):
+                    await self._bell.wait()
             except TimeoutError:
                 self._generation = 0 if left > _WAIT else self._generation  # silence: there may be no such consumer
             except (BrokerUnreachable, OutcomeUnknown):

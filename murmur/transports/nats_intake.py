@@ -166,7 +166,8 @@ class Intake:
             reading.bell.clear()
             left = began + longest + 1.0 - asyncio.get_running_loop().time()
             try:
-                await asyncio.wait_for(reading.bell.wait(), max(0.0, left))
+                async with asyncio.timeout(max(0.0, left)):
+                    await reading.bell.wait()
             except TimeoutError:
                 self._unsure.update(pulls)  # silence: there may be no such consumer
                 break

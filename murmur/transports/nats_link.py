@@ -134,7 +134,8 @@ class NatsLink:
         if self._refusal is not None:
             raise self._refusal
         try:
-            await asyncio.wait_for(self._is_up.wait(), within)
+            async with asyncio.timeout(within):
+                await self._is_up.wait()
         except TimeoutError:
             return False
         return True
@@ -207,7 +208,8 @@ class NatsLink:
             self._syncing = asyncio.get_running_loop().create_future()
             self.wire.at_last(partial(self._sync, self._syncing, self.wire))
         try:
-            await asyncio.wait_for(asyncio.shield(self._syncing), DEADLINE)
+            async with asyncio.timeout(DEADLINE):
+                await asyncio.shield(self._syncing)
         except TimeoutError:
             raise OutcomeUnknown(call="settle", problem="no answer in time") from None
 
