@@ -65,8 +65,7 @@ class Upkeep:
         await self._beside.drop(_over(await self._beside.scan(">", headers_only=True)))
 
     async def close(self) -> None:
-        """End it, also where its cancellation is lost in a call to the server."""
-        self._held.clear()
+        """End it."""
         if self._marking is not None:
             self._marking.cancel()
             await asyncio.gather(self._marking, return_exceptions=True)

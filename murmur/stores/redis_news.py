@@ -59,7 +59,8 @@ class CancelNews:
         try:
             subscribed: asyncio.Future[Reply] = loop.create_future()
             wire.send(Call(("SUBSCRIBE", self._channel), settler(subscribed), deadline=loop.time() + DEADLINE))
-            await asyncio.wait_for(subscribed, DEADLINE)
+            async with asyncio.timeout(DEADLINE):
+                await subscribed
             self._missed()
             await self._stay(wire)
         finally:
@@ -69,7 +70,8 @@ class CancelNews:
         loop = asyncio.get_running_loop()
         while not self._is_lost.is_set():
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._is_lost.wait(), PING_AFTER)
+                async with asyncio.timeout(PING_AFTER):
+                    await self._is_lost.wait()
             oldest = wire.oldest_deadline
             if oldest is not None and oldest <= loop.time():
                 return

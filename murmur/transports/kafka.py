@@ -166,7 +166,8 @@ class KafkaTransport:
                         return taken
                     if self._is_closed or loop.time() >= deadline:
                         return ()
-                    await asyncio.wait_for(bell.rung(), deadline - loop.time())
+                    async with asyncio.timeout(deadline - loop.time()):
+                        await bell.rung()
                 except TimeoutError:
                     return ()
                 finally:

@@ -66,7 +66,8 @@ class RabbitLink:
         if self._opening is None:
             self._opening = asyncio.create_task(self._come_back())
         try:
-            await asyncio.wait_for(self._is_up.wait(), within)
+            async with asyncio.timeout(within):
+                await self._is_up.wait()
         except TimeoutError:
             return None
         return self.wire

@@ -170,7 +170,8 @@ class Outlet:
         try:
             wire = await self.link.up(max(0.0, until - loop.time()))
             if wire is not None and wire.blocked is not None:
-                await asyncio.wait_for(wire.unblocked(), max(0.0, until - loop.time()))
+                async with asyncio.timeout(max(0.0, until - loop.time())):
+                    await wire.unblocked()
         except BrokerRefused as error:
             return [Answer(failure=str(error))] * len(messages)
         except TimeoutError:

@@ -64,7 +64,8 @@ class Renewal:
                     except Exception as error:  # noqa: BLE001  tried again next time; until then the original is ours
                         logger.debug("{}: not renewed: {}", box.name, error)
             try:
-                await asyncio.wait_for(self._stopping.wait(), self.after / 4)
+                async with asyncio.timeout(self.after / 4):
+                    await self._stopping.wait()
             except TimeoutError:
                 continue
 

@@ -199,7 +199,8 @@ class Wire(asyncio.Protocol):
         if self.lost is None:
             goodbye = commands.Connection.Close(reply_code=200, reply_text="", class_id=0, method_id=0)
             with contextlib.suppress(TimeoutError, WireLost, ServerError):
-                await asyncio.wait_for(self._base.ask(goodbye), 1.0)
+                async with asyncio.timeout(1.0):
+                    await self._base.ask(goodbye)
         self.abort(WireLost("closed"))
 
     def abort(self, error: Exception) -> None:

@@ -113,7 +113,8 @@ class RedisLink:
         if self._refusal is not None:
             raise self._refusal
         try:
-            await asyncio.wait_for(self._is_up.wait(), within)
+            async with asyncio.timeout(within):
+                await self._is_up.wait()
         except TimeoutError:
             return False
         return True

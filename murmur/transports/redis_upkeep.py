@@ -111,7 +111,8 @@ class Upkeep:
             if next_due is not None:
                 wait = min(wait, next_due)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._is_due.wait(), wait)
+                async with asyncio.timeout(wait):
+                    await self._is_due.wait()
             self._is_due.clear()
             try:
                 next_due = await self.sweep(self._session.work_topics())
