@@ -7,104 +7,35 @@ replies of one loop turn in one pipeline with XACK and XDEL; one reply stream pe
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import cast
 
-import msgspec
 from redis.asyncio import Redis
 
-from benchmarks.bodies import ANSWER, SECOND, WAIT
+from benchmarks.window import BODIES, Reply, Window, decode_task, encode
 
 GROUP = "workers"
-BATCH = 200
 REPLIES_PER_READ = 1_000
 BLOCK_MS = 1_000
-
 
 Entries = list[tuple[bytes, list[tuple[bytes, dict[bytes, bytes]]]]]  # what redis-py answers: by stream, (id, fields)
 
 
-class Task(msgspec.Struct):
-    """One task on its way to a worker."""
-
-    id: int
-    reply_to: str
-    input: str
-
-
-class Reply(msgspec.Struct):
-    """One result on its way back."""
-
-    id: int
-    output: str
-
-
-_encode = msgspec.json.Encoder().encode
-_decode_task = msgspec.json.Decoder(Task).decode
-_decode_reply = msgspec.json.Decoder(Reply).decode
-
-
-async def echo(text: str) -> str:
-    """Answer at once."""
-    del text
-    return ANSWER
-
-
-async def wait(text: str) -> str:
-    """Answer after a wait, as a call to a model would."""
-    del text
-    await asyncio.sleep(WAIT)
-    return ANSWER
-
-
-async def second(text: str) -> str:
-    """Answer after a second."""
-    del text
-    await asyncio.sleep(SECOND)
-    return ANSWER
-
-
-BODIES: dict[str, Callable[[str], Awaitable[str]]] = {"echo": echo, "wait": wait, "second": second}
-
-
-class RawPublisher:
-    """Publishes through a window and fills the results from one reply stream."""
+class RawPublisher(Window):
+    """Publishes in pipelines and reads the replies of one stream."""
 
     def __init__(self, url: str, agent: str) -> None:
+        super().__init__(inbox="inbox")
         self._writer = Redis.from_url(url)
         self._reader = Redis.from_url(url, socket_timeout=None)
         self._stream = f"{agent}.tasks"
-        self._inbox = "inbox"
-        self._results: dict[int, str] = {}
-        self._next_id = 0
-        self._in_flight = 0
-        self._room = asyncio.Event()
 
-    async def gather(self, inputs: Iterable[str], max_concurrency: int) -> list[str]:
-        """Run a task per input, at most `max_concurrency` at once; return the outputs in order."""
-        first = self._next_id
-        source = iter(inputs)
-        exhausted = False
-        while not exhausted or self._in_flight:
-            self._room.clear()
-            pipeline = self._writer.pipeline(transaction=False)
-            for _ in range(min(BATCH, max_concurrency - self._in_flight)):
-                if (text := next(source, None)) is None:
-                    exhausted = True
-                    break
-                pipeline.xadd(self._stream, {b"d": _encode(Task(self._next_id, self._inbox, text))})
-                self._next_id += 1
-                self._in_flight += 1
-            if len(pipeline):
-                await pipeline.execute()
-            elif self._in_flight:
-                await self._room.wait()
-        return [self._results.pop(number) for number in range(first, self._next_id)]
-
-    async def run(self, text: str) -> str:
-        """Run one task."""
-        return (await self.gather((text,), 1))[0]
+    async def _send(self, batch: Sequence[bytes]) -> None:
+        pipeline = self._writer.pipeline(transaction=False)
+        for body in batch:
+            pipeline.xadd(self._stream, {b"d": body})
+        await pipeline.execute()
 
     async def collect(self) -> None:
         """Read replies for ever."""
@@ -112,12 +43,8 @@ class RawPublisher:
         while True:
             answer = await self._reader.xread({self._inbox: seen}, count=REPLIES_PER_READ, block=BLOCK_MS)
             for _, entries in cast(Entries, answer):
-                for _, fields in entries:
-                    reply = _decode_reply(fields[b"d"])
-                    self._results[reply.id] = reply.output
                 seen = entries[-1][0]
-                self._in_flight -= len(entries)
-                self._room.set()
+                self._replied([fields[b"d"] for _, fields in entries])
 
     async def aclose(self) -> None:
         await self._writer.aclose()
@@ -153,7 +80,7 @@ class RawWorker:
                     self._start(self._work(entry, fields[b"d"]))
 
     async def _work(self, entry: bytes, body: bytes) -> None:
-        task = _decode_task(body)
+        task = decode_task(body)
         output = await self._body(task.input)
         if not self._finished:
             asyncio.get_running_loop().call_soon(self._flush)
@@ -168,7 +95,7 @@ class RawWorker:
     async def _settle(self, finished: list[tuple[bytes, str, Reply]]) -> None:
         pipeline = self._writer.pipeline(transaction=False)
         for _, reply_to, reply in finished:
-            pipeline.xadd(reply_to, {b"d": _encode(reply)})
+            pipeline.xadd(reply_to, {b"d": encode(reply)})
         entries = [entry for entry, _, _ in finished]
         pipeline.xack(self._stream, GROUP, *entries)
         pipeline.xdel(self._stream, *entries)

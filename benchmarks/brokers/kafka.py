@@ -8,14 +8,14 @@ settled out of order. A floor for the price of a task, not a product.
 import asyncio
 import secrets
 import tempfile
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
-from benchmarks.raw import BATCH, BODIES, Reply, Task, _decode_reply, _decode_task, _encode
+from benchmarks.window import BODIES, Reply, Task, Window, decode_task, encode
 from tests.brokers.kafka_server import KafkaServer
 
 SERVER = "kafka"
@@ -33,51 +33,21 @@ def server() -> Iterator[KafkaServer]:
         yield running
 
 
-class RawPublisher:
-    """Publishes through a window and fills the results from one topic."""
+class RawPublisher(Window):
+    """Publishes batches and reads the replies of one topic."""
 
     def __init__(self, producer: AIOKafkaProducer, consumer: AIOKafkaConsumer, agent: str) -> None:
+        super().__init__(INBOX)
         self._producer, self._consumer, self._topic = producer, consumer, f"raw-{agent}"
-        self._results: dict[int, str] = {}
-        self._next_id = 0
-        self._in_flight = 0
-        self._room = asyncio.Event()
 
-    async def gather(self, inputs: Iterable[str], max_concurrency: int) -> list[str]:
-        """Run a task per input, at most `max_concurrency` at once; return the outputs in order."""
-        first = self._next_id
-        source = iter(inputs)
-        exhausted = False
-        while not exhausted or self._in_flight:
-            self._room.clear()
-            sent = []
-            for _ in range(min(BATCH, max_concurrency - self._in_flight)):
-                if (text := next(source, None)) is None:
-                    exhausted = True
-                    break
-                task = Task(self._next_id, INBOX, text)
-                sent.append(await self._producer.send(self._topic, _encode(task)))
-                self._next_id += 1
-                self._in_flight += 1
-            if sent:
-                await asyncio.gather(*sent)
-            elif self._in_flight:
-                await self._room.wait()
-        return [self._results.pop(number) for number in range(first, self._next_id)]
-
-    async def run(self, text: str) -> str:
-        """Run one task."""
-        return (await self.gather((text,), 1))[0]
+    async def _send(self, batch: Sequence[bytes]) -> None:
+        await asyncio.gather(*[await self._producer.send(self._topic, body) for body in batch])
 
     async def collect(self) -> None:
         """Read replies for ever."""
         while True:
             for records in (await self._consumer.getmany(timeout_ms=1_000)).values():
-                for record in records:
-                    reply = _decode_reply(record.value)
-                    self._results[reply.id] = reply.output
-                self._in_flight -= len(records)
-                self._room.set()
+                self._replied([record.value for record in records])
 
 
 class RawWorker:
@@ -106,7 +76,7 @@ class RawWorker:
                 unfinished = self._unfinished.setdefault(partition, set())
                 for record in records:
                     unfinished.add(record.offset)
-                    task = asyncio.create_task(self._work(_decode_task(record.value), unfinished, record.offset))
+                    task = asyncio.create_task(self._work(decode_task(record.value), unfinished, record.offset))
                     self._running.add(task)
                     task.add_done_callback(self._running.discard)
             if loop.time() >= commit_at:
@@ -117,7 +87,7 @@ class RawWorker:
 
     async def _work(self, task: Task, unfinished: set[int], offset: int) -> None:
         output = await self._body(task.input)
-        confirmed = await self._producer.send(task.reply_to, _encode(Reply(task.id, output)))
+        confirmed = await self._producer.send(task.reply_to, encode(Reply(task.id, output)))
         self._free += 1
         self._freed.set()
         await confirmed

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 
 import nats
@@ -23,7 +23,7 @@ from nats.errors import TimeoutError as NothingThere
 from nats.js import JetStreamContext
 from nats.js.api import ConsumerConfig, RetentionPolicy, StreamConfig
 
-from benchmarks.raw import BATCH, BODIES, Reply, Task, _decode_reply, _decode_task, _encode
+from benchmarks.window import BODIES, Reply, Window, decode_task, encode
 
 SERVER = "nats-server"
 START_DEADLINE = 10.0  # seconds
@@ -58,51 +58,22 @@ def server() -> Iterator[NatsServer]:
             process.wait()
 
 
-class RawPublisher:
-    """Publishes through a window and fills the results from one subject."""
+class RawPublisher(Window):
+    """Publishes batches and reads the replies of one subject."""
 
     def __init__(self, client: Client, agent: str) -> None:
+        super().__init__(client.new_inbox())
         self._client, self._js = client, client.jetstream(publish_async_max_pending=4_000)
-        self._subject, self._inbox = f"{STREAM}.{agent}", client.new_inbox()
-        self._results: dict[int, str] = {}
-        self._next_id = 0
-        self._in_flight = 0
-        self._room = asyncio.Event()
+        self._subject = f"{STREAM}.{agent}"
 
     async def prepare(self) -> None:
-        await self._client.subscribe(self._inbox, cb=self._replied)
+        await self._client.subscribe(self._inbox, cb=self._told)
 
-    async def gather(self, inputs: Iterable[str], max_concurrency: int) -> list[str]:
-        """Run a task per input, at most `max_concurrency` at once; return the outputs in order."""
-        first = self._next_id
-        source = iter(inputs)
-        exhausted = False
-        while not exhausted or self._in_flight:
-            self._room.clear()
-            sent = []
-            for _ in range(min(BATCH, max_concurrency - self._in_flight)):
-                if (text := next(source, None)) is None:
-                    exhausted = True
-                    break
-                task = Task(self._next_id, self._inbox, text)
-                sent.append(await self._js.publish_async(self._subject, _encode(task)))
-                self._next_id += 1
-                self._in_flight += 1
-            if sent:
-                await asyncio.gather(*sent)
-            elif self._in_flight:
-                await self._room.wait()
-        return [self._results.pop(number) for number in range(first, self._next_id)]
+    async def _send(self, batch: Sequence[bytes]) -> None:
+        await asyncio.gather(*[await self._js.publish_async(self._subject, body) for body in batch])
 
-    async def run(self, text: str) -> str:
-        """Run one task."""
-        return (await self.gather((text,), 1))[0]
-
-    async def _replied(self, message: Msg) -> None:
-        reply = _decode_reply(message.data)
-        self._results[reply.id] = reply.output
-        self._in_flight -= 1
-        self._room.set()
+    async def _told(self, message: Msg) -> None:
+        self._replied([message.data])
 
 
 class RawWorker:
@@ -139,9 +110,9 @@ class RawWorker:
                 task.add_done_callback(self._running.discard)
 
     async def _work(self, message: Msg) -> None:
-        task = _decode_task(message.data)
+        task = decode_task(message.data)
         output = await self._body(task.input)
-        await self._client.publish(task.reply_to, _encode(Reply(task.id, output)))
+        await self._client.publish(task.reply_to, encode(Reply(task.id, output)))
         await message.ack()
         self._free += 1
         self._freed.set()

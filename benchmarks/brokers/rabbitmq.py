@@ -7,14 +7,14 @@ delays or reconnects. A floor for the price of a task, not a product.
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractExchange, AbstractIncomingMessage
 
-from benchmarks.raw import BATCH, BODIES, Reply, Task, _decode_reply, _decode_task, _encode
+from benchmarks.window import BODIES, Reply, Window, decode_task, encode
 from tests.brokers.rabbitmq_server import RabbitServer
 
 SERVER = "rabbitmq"
@@ -30,47 +30,19 @@ def server() -> Iterator[RabbitServer]:
         yield running
 
 
-class RawPublisher:
-    """Publishes through a window and fills the results from one queue."""
+class RawPublisher(Window):
+    """Publishes batches and reads the replies of one queue."""
 
     def __init__(self, exchange: AbstractExchange, agent: str) -> None:
+        super().__init__(INBOX)
         self._exchange, self._queue = exchange, f"raw-{agent}"
-        self._results: dict[int, str] = {}
-        self._next_id = 0
-        self._in_flight = 0
-        self._room = asyncio.Event()
 
-    async def gather(self, inputs: Iterable[str], max_concurrency: int) -> list[str]:
-        """Run a task per input, at most `max_concurrency` at once; return the outputs in order."""
-        first = self._next_id
-        source = iter(inputs)
-        exhausted = False
-        while not exhausted or self._in_flight:
-            self._room.clear()
-            sent = []
-            for _ in range(min(BATCH, max_concurrency - self._in_flight)):
-                if (text := next(source, None)) is None:
-                    exhausted = True
-                    break
-                sent.append(_publish(self._exchange, self._queue, _encode(Task(self._next_id, INBOX, text))))
-                self._next_id += 1
-                self._in_flight += 1
-            if sent:
-                await asyncio.gather(*sent)
-            elif self._in_flight:
-                await self._room.wait()
-        return [self._results.pop(number) for number in range(first, self._next_id)]
-
-    async def run(self, text: str) -> str:
-        """Run one task."""
-        return (await self.gather((text,), 1))[0]
+    async def _send(self, batch: Sequence[bytes]) -> None:
+        await asyncio.gather(*(_publish(self._exchange, self._queue, body) for body in batch))
 
     async def replied(self, message: AbstractIncomingMessage) -> None:
         """Take a reply in."""
-        reply = _decode_reply(message.body)
-        self._results[reply.id] = reply.output
-        self._in_flight -= 1
-        self._room.set()
+        self._replied([message.body])
         await message.ack()
 
 
@@ -88,9 +60,9 @@ class RawWorker:
         task.add_done_callback(self._running.discard)
 
     async def _work(self, message: AbstractIncomingMessage) -> None:
-        task = _decode_task(message.body)
+        task = decode_task(message.body)
         output = await self._body(task.input)
-        await _publish(self._exchange, task.reply_to, _encode(Reply(task.id, output)))
+        await _publish(self._exchange, task.reply_to, encode(Reply(task.id, output)))
         await message.ack()
 
 
