@@ -77,6 +77,15 @@ def say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     return typed
 
 
+def assert_refused(say: Say, *cases: tuple[str, str]) -> None:
+    """Each URL is refused in one line that matches, by the doctor; the last one by a worker, too."""
+    for url, problem in cases:
+        said = say(url, "doctor")
+        assert said.code == 2
+        assert re.fullmatch(f"{problem}.*\n", said.err), said.err
+    assert say(url, *START) == said
+
+
 @pytest.fixture
 def somebody_else() -> Iterator[str]:
     """The address of a web server, which answers whatever comes and hangs up."""
@@ -141,17 +150,14 @@ def test_files_that_are_not_there(scheme: str, say: Say) -> None:
 
 def test_redis(start_redis: RedisStarter, certificates: Certificates, say: Say) -> None:
     server = start_redis(password="s3same", tls=certificates)
-    for url, problem in (
+    assert_refused(
+        say,
         (f"redis://:{CANARY}@{HOST}:{server.port}", "E112 .*invalid username-password pair"),
         (f"redis://{HOST}:{server.port}", "E112 .*NOAUTH"),
         (f"rediss://:{CANARY}@{HOST}:{server.port}", "E111 .*the scheme is redis://"),
         (f"redis://:{CANARY}@{HOST}:{server.tls_port}", "E111 .*the scheme is rediss://"),
         (f"{server.url}?cafile=x", "E110 .*unknown option 'cafile'; there are ca, cert, key, db"),
-    ):
-        said = say(url, "doctor")
-        assert said.code == 2
-        assert re.fullmatch(f"{problem}.*\n", said.err), said.err
-    assert say(url, *START) == said
+    )
 
 
 def test_a_read_only_replica_of_redis(start_redis: RedisStarter, say: Say) -> None:
@@ -175,18 +181,15 @@ def test_nats(start_nats: NatsStarter, certificates: Certificates, say: Say) -> 
     plain = start_nats(password="s3same")
     with_tls = start_nats(certificate=(certificates.certificate, certificates.key))
     without_streams = start_nats(jetstream=False)
-    for url, problem in (
+    assert_refused(
+        say,
         (f"nats://user:{CANARY}@{HOST}:{plain.port}", "E112 .*Authorization Violation"),
         (f"nats://{HOST}:{plain.port}", "E112 .*Authorization Violation"),
         (f"tls://user:{CANARY}@{HOST}:{plain.port}", "E112 .*it offers no TLS, and no password is sent"),
         (f"nats://user:{CANARY}@{HOST}:{with_tls.port}", "E112 .*it wants TLS; write tls://"),
         (with_tls.url, "E11. .*certificate"),
         (without_streams.url, "E112 .*JetStream is off; start the server with --jetstream"),
-    ):
-        said = say(url, "doctor")
-        assert said.code == 2
-        assert re.fullmatch(f"{problem}.*\n", said.err), said.err
-    assert say(url, *START) == said
+    )
 
 
 @pytest.mark.parametrize(
@@ -222,17 +225,14 @@ def test_what_nats_does_not_take_for_its_size(start_nats: NatsStarter, say: Say)
 def test_rabbitmq(rabbitmq: RabbitPlace, certificates: Certificates, say: Say) -> None:
     server, vhost = rabbitmq.server, rabbitmq.vhost
     tls_port = server.listen_with_tls(certificates)
-    for url, problem in (
+    assert_refused(
+        say,
         (server.at(vhost, password=CANARY), "E112 .*Login was refused.*is the user there, and the password"),
         (server.at("nowhere", password="guest"), "E112 .*vhost nowhere not found .rabbitmqctl add_vhost"),
         (f"amqps://guest:{CANARY}@{HOST}:{server.port}/{vhost}", "E111 .*no TLS is spoken here.*amqp:// may be right"),
         (f"amqp://guest:{CANARY}@{HOST}:{tls_port}/{vhost}", "E111 .*TLS is wanted here; write amqps://"),
         (f"amqps://guest:{CANARY}@{HOST}:{tls_port}/{vhost}", "E111 .*certificate"),
-    ):
-        said = say(url, "doctor")
-        assert said.code == 2
-        assert re.fullmatch(f"{problem}.*\n", said.err), said.err
-    assert say(url, *START) == said
+    )
 
 
 def test_a_queue_of_rabbitmq_that_is_somebody_elses(rabbitmq: RabbitPlace, say: Say) -> None:
@@ -247,15 +247,12 @@ def test_a_queue_of_rabbitmq_that_is_somebody_elses(rabbitmq: RabbitPlace, say: 
 
 def test_kafka_without_tls_and_passwords(shared_kafka: str, say: Say) -> None:
     at = shared_kafka.removeprefix("kafka://")
-    for url, problem in (
+    assert_refused(
+        say,
         (f"kafka+ssl://{at}", "E111 .*without TLS the scheme is kafka://"),
         (f"kafka://user:{CANARY}@{at}", "E112 .*takes no user and password"),
         (f"{shared_kafka}?mechanism=MAGIC", "E110 .*mechanism must be one of"),
-    ):
-        said = say(url, "doctor")
-        assert said.code == 2
-        assert re.fullmatch(f"{problem}.*\n", said.err), said.err
-    assert say(url, *START) == said
+    )
 
 
 @pytest.mark.timeout(300)  # it starts a Kafka, and works with it
@@ -265,15 +262,12 @@ def test_kafka_with_tls_and_passwords_serves_who_has_both_and_tells_the_others_w
     password = "p@ss/w%rd:"
     server = start_kafka(users={"root": password, "weak": CANARY}, is_tls=True)
     at = f"{HOST}:{server.port}"
-    for url, problem in (
+    assert_refused(
+        say,
         (f"kafka://root:{CANARY}@{at}", r"E111 .*want TLS \(kafka\+ssl://\)"),
         (f"kafka+ssl://root:{CANARY}@{at}", "E111 .*name its authority"),
         (f"kafka+ssl://root:{CANARY}@{at}?ca={server.ca}", "E112 .*Invalid username or password"),
-    ):
-        said = say(url, "doctor")
-        assert said.code == 2
-        assert re.fullmatch(f"{problem}.*\n", said.err), said.err
-    assert say(url, *START) == said
+    )
     said = say(f"kafka+ssl://weak:{CANARY}@{at}?ca={server.ca}", "doctor", "--store", "memory://")
     assert said.code == 1  # it can be examined, and is found wanting
     assert "weak may not create topics" in said.out
