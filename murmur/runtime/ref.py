@@ -1,7 +1,7 @@
 """A named actor as its publishers see it: a name to ask and to tell, wherever in the fleet it lives.
 
 In process an ask goes straight to the actor; over a broker it is a task like any other, in the mailbox of the
-name's shard. A ref holds nothing: making one is free, and starts nothing.
+name's shard. A ref owns nothing: making one is free, and starts nothing.
 """
 
 import asyncio
@@ -39,7 +39,6 @@ class Office:
     """What a runtime lends its refs."""
 
     gate: Gate
-
     parent: Parent | None  # the task it speaks for
     names: Callable[[AgentEntry], Names | None]  # of this process, where those are all there are, and open
     open: Callable[[AgentEntry, str], Awaitable[object]]

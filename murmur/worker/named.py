@@ -7,6 +7,7 @@ holds, an in-process runtime asks. Both are handled alike.
 import asyncio
 import itertools
 import secrets
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Final
 
 from murmur.errors import GaveUp, TaskFailed
@@ -33,7 +34,7 @@ class Names:
         self._cells: dict[tuple[str, str], Cell] = {}
         self._counts: dict[str, int] = {}  # of cells, by agent
         self._idle: dict[str, dict[Cell, None]] = {}  # by agent, who has waited longest first
-        self._shares: dict[str, asyncio.Semaphore | None] = {}
+        self._shares: dict[str, AbstractAsyncContextManager[object]] = {}
         self._posted: dict[str, Posted] = {}  # by task id
         self._lives = asyncio.Event()  # set once anything lived here
         self.is_closed = False
@@ -176,7 +177,7 @@ class Names:
         self._lives.set()
         if agent not in self._shares:
             most = host.actor.concurrency
-            self._shares[agent] = None if most is None else asyncio.Semaphore(most)
+            self._shares[agent] = nullcontext() if most is None else asyncio.Semaphore(most)
         return Cell(
             host.entry,
             host.actor,

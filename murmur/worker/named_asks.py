@@ -6,9 +6,8 @@ process, a claim, a row and an encoded result, and is therefore its own attempt:
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from types import MappingProxyType
 from typing import Any, Final
 
 from msgspec import Raw
@@ -29,7 +28,6 @@ from murmur.worker.endings import described
 from murmur.worker.host import Host
 from murmur.worker.named_letters import Run, Verdict
 
-_NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 _NOWHERE: Final = Delivery("", b"", {}, "", 1, None)
 
 
@@ -236,10 +234,10 @@ class _Context(Context):
         self.task_id = self.idempotency_key = asked.task_id
         self.attempt = self.token = asked.attempts
         self.batch_id = self.deadline = None
-        self._made: Parent | None = None
-        self.headers = _NO_HEADERS
+        self.headers = {}
         self._journal = asked
         self._publisher = publisher
+        self._made: Parent | None = None
 
     @property
     def runtime(self) -> Any:

@@ -10,7 +10,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
 
 from attrs import define, field
@@ -31,7 +31,6 @@ from murmur.worker.named_record import Fenced, Kept, Unreadable
 
 _MOST: Final = 256  # messages committed together
 _TOGETHER: Final = 0.005  # seconds after the first until what was done is committed
-_NO_SHARE: Final = nullcontext()
 _STOP_WITHIN: Final = 5.0  # seconds a `stopped` may take
 
 
@@ -43,7 +42,7 @@ class Cell(Host):
     crew: Crew
     owner: str  # who takes records over
     is_shared: bool  # others may own the name: what is not done here is given back to them
-    share: asyncio.Semaphore | None  # of the worker's slots, where the class has one
+    share: AbstractAsyncContextManager[object]  # of the worker's slots, where the class has one
     on_idle: "Callable[[Cell], object]"  # told when the mail is handled
     mail: deque[Letter] = field(factory=deque, init=False)
     task: asyncio.Task[None] | None = field(default=None, init=False)
@@ -118,7 +117,7 @@ class Cell(Host):
         slots = self.crew.slots
         try:
             while self.mail and not self.is_closing:
-                async with self.share or _NO_SHARE:
+                async with self.share:
                     if not slots.try_enter():
                         await slots.enter()
                     try:

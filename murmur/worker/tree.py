@@ -52,15 +52,8 @@ from murmur.worker.pools import Place, Pools
 from murmur.worker.setting import Keeping, Setting
 from murmur.worker.settler import Settler
 from murmur.worker.slots import Slots
-from supervisors import (
-    ChildContext,
-    ChildInfo,
-    ChildSpec,
-    Intensity,
-    Strategy,
-    Supervisor,
-    SupervisorSpec,
-)
+from murmur.worker.together import together
+from supervisors import ChildContext, ChildInfo, ChildSpec, Intensity, Strategy, Supervisor, SupervisorSpec
 
 _SWEEP_AT_LEAST: Final = 10.0  # seconds between two sweeps at most, however long the lease
 _SETTLE_WITHIN: Final = 5.0
@@ -339,7 +332,7 @@ class Tree:
 
     async def _names(self, ctx: ChildContext) -> None:
         ctx.ready()
-        await asyncio.gather(self.names.look_at_idle(), self.shards.run())
+        await together(self.names.look_at_idle(), self.shards.run())
 
     async def _announcer(self, ctx: ChildContext) -> None:
         try:
