@@ -49,7 +49,7 @@ class Office:
 class Ref(Generic[In, Out]):
     """One name of an agent. `ask` and `tell` reach it in the order in which they are called."""
 
-    __slots__ = ("_entry", "_names", "_office", "key")
+    __slots__ = ("_address", "_entry", "_names", "_office", "key")
 
     def __init__(self, office: Office, entry: AgentEntry, key: str) -> None:
         if entry.actor is not None and entry.actor.named is None:
@@ -57,6 +57,7 @@ class Ref(Generic[In, Out]):
         self.key = check_key(key)
         self._office = office
         self._entry = entry
+        self._address = (entry.name, key)
         self._names: Names | None = None  # of this process, once they were found
 
     async def ask(self, message: In, *, timeout: float | None = None) -> Out:
@@ -69,7 +70,7 @@ class Ref(Generic[In, Out]):
             names = await self._home()
         if names is None or timeout is not None or office.parent is not None:
             return await self._asked(names, message, timeout)
-        letter = names.asked(self._entry.name, self.key, self._encoded(message))
+        letter = names.asked(self._address, self._encoded(message))
         try:
             answer = await letter.reply
         except asyncio.CancelledError:
@@ -83,7 +84,7 @@ class Ref(Generic[In, Out]):
         if names is None:
             await self.send(message)
         else:
-            letter = names.asked(self._entry.name, self.key, self._encoded(message))
+            letter = names.asked(self._address, self._encoded(message))
             letter.reply.add_done_callback(_unasked)
 
     async def send(self, message: In) -> Handle[Out]:

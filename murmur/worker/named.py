@@ -71,7 +71,7 @@ class Names:
 
     async def ask(self, agent: str, key: str, body: bytes, *, timeout: float | None) -> bytes:
         """Return what an actor here answers, encoded. Raises `TaskFailed`, `GaveUp`."""
-        letter = self.asked(agent, key, body)
+        letter = self.asked((agent, key), body)
         try:
             async with asyncio.timeout(timeout):
                 return await letter.reply
@@ -83,10 +83,9 @@ class Names:
             if letter.reply.cancelled():
                 self.abandon(letter)
 
-    def asked(self, agent: str, key: str, body: bytes) -> Asked:
+    def asked(self, address: tuple[str, str], body: bytes) -> Asked:
         """Have an actor here handle a message, and return that: its `reply` is the answer, encoded."""
-        task_id = f"{self.owner}-{next(self._numbers)}"
-        letter = Asked((agent, key), body, task_id, asyncio.get_running_loop(), self._post)
+        letter = Asked(address, body, (self.owner, next(self._numbers)), asyncio.get_running_loop(), self._post)
         self._post(letter)
         return letter
 

@@ -49,23 +49,23 @@ class Asked:
         "_steps",
         "_stop_reason",
         "_task",
+        "_task_id",
         "_timer",
         "address",
         "attempts",
         "reply",
-        "task_id",
     )
 
     def __init__(
         self,
         address: tuple[str, str],
         body: bytes,
-        task_id: str,
+        task_id: tuple[str, int],
         loop: asyncio.AbstractEventLoop,
         repost: Callable[["Asked"], None],
     ) -> None:
         self.address = address
-        self.task_id = task_id
+        self._task_id = task_id
         self.reply: asyncio.Future[bytes] = loop.create_future()
         self.attempts = 0
         self._body = body
@@ -76,6 +76,12 @@ class Asked:
         self._steps: dict[str, bytes] | None = None
 
     # -- as a letter ------------------------------------------------------------------------------
+
+    @property
+    def task_id(self) -> str:
+        """Made when somebody wants to know it."""
+        owner, number = self._task_id
+        return f"{owner}-{number}"
 
     @property
     def is_wanted(self) -> bool:
@@ -225,24 +231,30 @@ class Asked:
 
 
 class _Context(Context):
-    """A context whose parent is made when it is needed."""
+    """A context that is filled when it is first looked at: most messages are handled without."""
 
-    __slots__ = ("_made",)
+    __slots__ = ("_asked",)
 
     def __init__(self, asked: Asked, publisher: Publisher) -> None:
-        self.agent, self.key = asked.address
-        self.task_id = self.idempotency_key = asked.task_id
-        self.attempt = self.token = asked.attempts
-        self.batch_id = self.deadline = None
-        self.headers = {}
-        self._journal = asked
+        self._asked = asked
         self._publisher = publisher
-        self._made: Parent | None = None
 
-    @property
-    def runtime(self) -> Any:
-        """See `Context`."""
-        if self._made is None:
-            assert isinstance(self._journal, Asked)
-            self._made = Parent(self.task_id, self.task_id, 0, {}, self._journal)
-        return self._publisher.speaking_for(self._made)
+    def __getattr__(self, name: str) -> Any:
+        if name not in Context.__slots__:
+            raise AttributeError(f"a context has no {name!r}")
+        asked, (agent, key) = self._asked, self._asked.address
+        super().__init__(
+            task_id=asked.task_id,
+            agent=agent,
+            batch_id=None,
+            attempt=asked.attempts,
+            token=asked.attempts,
+            deadline=None,
+            idempotency_key=asked.task_id,
+            headers={},
+            journal=asked,
+            publisher=self._publisher,
+            parent=Parent(asked.task_id, asked.task_id, 0, {}, asked),
+            key=key,
+        )
+        return getattr(self, name)

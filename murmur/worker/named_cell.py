@@ -50,6 +50,7 @@ class Cell(Host):
     current: Run | None = field(default=None, init=False)  # the handling of it
     idle_since: float = field(default=0.0, init=False)  # loop time
     is_closing: bool = field(default=False, init=False)  # handles nothing more: its mail is given back
+    keeps_state: bool = field(init=False)  # its class has a snapshot
     _kept: Kept | None = field(default=None, init=False)
     _state: bytes | None = field(default=None, init=False)  # as of the last message, committed or about to be
     _results: dict[str, bytes] = field(factory=dict, init=False)  # to be committed with it
@@ -60,9 +61,8 @@ class Cell(Host):
         """Whether there is more of it here than its name."""
         return self.resident is not None or self._kept is not None
 
-    @property
-    def keeps_state(self) -> bool:
-        """Whether its class has a snapshot."""
+    @keeps_state.default
+    def _has_snapshot(self) -> bool:
         return self.actor.snapshot is not Actor.snapshot
 
     def post(self, letter: Letter) -> None:
@@ -124,8 +124,7 @@ class Cell(Host):
                         await self._batch()
                     finally:
                         slots.leave()
-                if self.mail:
-                    await asyncio.sleep(0)
+                await asyncio.sleep(0)  # who was just answered often asks again at once
         except asyncio.CancelledError:
             self.is_closing = True  # the loop ends
             raise
@@ -216,8 +215,10 @@ class Cell(Host):
     def _succeeded(self, letter: Letter, run: Run, body: bytes) -> StateError | PayloadTooLarge | None:
         """Note what is to be committed; return why that cannot be done."""
         try:
-            state = self._snapshot() if self.keeps_state else None
             result = letter.succeeded(body, run)
+            if not self.keeps_state:
+                return None
+            state = self._snapshot()
         except (StateError, PayloadTooLarge) as error:
             return error
         if state != self._state:
