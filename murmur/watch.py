@@ -14,6 +14,7 @@ from attrs import frozen
 from loguru import logger
 
 from murmur.beats import ANSWERS, BEATS, COMMANDS, EVERY, GONE, Answer, Beat, Command, M, packed, unpacked
+from murmur.cancelling import cancelled
 from murmur.control import ControlPlane
 from murmur.envelope import VERSION
 from murmur.errors import BadEnvelope
@@ -146,7 +147,5 @@ async def watching(plane: ControlPlane, topics: Topics, seal: Seal | None) -> As
     try:
         yield watch
     finally:
-        for one in hearing:
-            one.cancel()
-        await asyncio.gather(*hearing, return_exceptions=True)
+        await cancelled(hearing)
         await plane.close()

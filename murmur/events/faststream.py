@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar
 from loguru import logger
 
 from murmur.broker_url import BrokerURL
+from murmur.cancelling import cancelled
 from murmur.errors import BrokerUnreachable, MissingExtra
 from murmur.events.faststream_kinds import KINDS, Kind
 from murmur.events.listeners import Listeners
@@ -69,9 +70,7 @@ class FastStreamControl:
         """Disconnect."""
         broker, self._broker = self._broker, None
         tasks, self._subscribing = list(self._subscribing.values()), {}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancelled(tasks)
         self._listeners.close()
         if broker is not None:
             await _stopped(broker)

@@ -15,6 +15,7 @@ from loguru import logger
 from msgspec import Raw
 
 from murmur import presence, stowage
+from murmur.cancelling import cancelled
 from murmur.envelope import ResultMessage, Stowed
 from murmur.errors import BadEnvelope, BrokerUnreachable, MurmurError, OutcomeUnknown, SpawnError
 from murmur.runtime.slots import Slot, cancelled_result, result_of
@@ -81,9 +82,7 @@ class Engine:
 
     async def close(self) -> None:
         """Stop listening; open slots stay as they are on the fleet. Idempotent."""
-        for task in tuple(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await cancelled(self._tasks)
         if self._owns_queue and self._opening is not None:
             await self.queue.close()
         self._opening, self._is_open = None, False

@@ -16,6 +16,7 @@ from msgspec import Raw
 
 from murmur import presence, tally
 from murmur.bell import Feed
+from murmur.cancelling import cancelled
 from murmur.control import ControlPlane
 from murmur.doctor import Finding, Severity
 from murmur.envelope import decode_result
@@ -188,9 +189,7 @@ class BrokerOnlyStore:
     async def close(self) -> None:
         """Stop listening."""
         hearing, self._hearing = self._hearing, []
-        for task in hearing:
-            task.cancel()
-        await asyncio.gather(*hearing, return_exceptions=True)
+        await cancelled(hearing)
         for feed in self._feeds:
             feed.close()
         self._feeds.clear()

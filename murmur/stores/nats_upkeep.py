@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import Sequence
 from typing import Final
 
+from murmur.cancelling import cancelled
 from murmur.errors import BrokerRefused, BrokerUnreachable, OutcomeUnknown
 from murmur.store import Claim, Grant
 from murmur.stores.nats_bucket import Bucket, Entry, Write
@@ -66,9 +67,7 @@ class Upkeep:
 
     async def close(self) -> None:
         """End it."""
-        if self._marking is not None:
-            self._marking.cancel()
-            await asyncio.gather(self._marking, return_exceptions=True)
+        await cancelled([self._marking])
 
     async def _mark(self, lease: float) -> None:
         loop = asyncio.get_running_loop()

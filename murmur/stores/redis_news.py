@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Final
 
 from murmur.bell import Feed
+from murmur.cancelling import cancelled
 from murmur.errors import BrokerRefused, BrokerUnreachable
 from murmur.transports.redis_link import DEADLINE, PING_AFTER, RedisLink
 from murmur.transports.redis_wire import Call, Reply, Wire, settler
@@ -37,9 +38,7 @@ class CancelNews:
 
     async def close(self) -> None:
         """End the subscription and all feeds."""
-        if self._listening is not None:
-            self._listening.cancel()
-            await asyncio.gather(self._listening, return_exceptions=True)
+        await cancelled([self._listening])
         for feed in self._feeds:
             feed.close()
 

@@ -16,6 +16,7 @@ from loguru import logger
 from msgspec import Struct
 
 from murmur.bell import Feed
+from murmur.cancelling import cancelled
 from murmur.errors import BrokerRefused, BrokerUnreachable, OutcomeUnknown
 from murmur.transport import Delivery, Settled, TopicSpec
 from murmur.transports.kafka_ahead import Ahead
@@ -79,10 +80,7 @@ class Intake:
 
     async def stop(self) -> None:
         """Leave; what is held is to be given back before."""
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancelled(self._tasks)
         await self._member.stop()
 
     # -- handing out ------------------------------------------------------------------------------------------------

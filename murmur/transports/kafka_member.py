@@ -18,6 +18,7 @@ from aiokafka import errors as kafka_errors
 from aiokafka.structs import OffsetAndMetadata
 from loguru import logger
 
+from murmur.cancelling import cancelled
 from murmur.errors import BrokerRefused, BrokerUnreachable, OutcomeUnknown
 from murmur.transports.kafka_assignor import Assignor, Wish, identity
 from murmur.transports.kafka_ledger import Ledger
@@ -102,10 +103,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is no
         """Leave the group at once, so that others take over."""
         self._is_stopped = True
         self._round += 1
-        tasks = [*self._tasks, *([self._writing] if self._writing else [])]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancelled([*self._tasks, self._writing])
         if self._written is not None:
             _fail(self._written, OutcomeUnknown(call="commit", problem="closed"))
         await self.end()

@@ -17,6 +17,7 @@ from typing import Final, cast
 
 from loguru import logger
 
+from murmur.cancelling import cancelled
 from murmur.errors import BrokerRefused, BrokerUnreachable, OutcomeUnknown
 from murmur.transport import Delivery
 from murmur.transports.nats_answers import JetStreamError
@@ -80,9 +81,7 @@ class Intake:
 
     async def close(self) -> None:
         """End what is under way; nothing more is handed to us."""
-        if self._looking is not None:
-            self._looking.cancel()
-            await asyncio.gather(self._looking, return_exceptions=True)
+        await cancelled([self._looking])
         for reading in self._readings.values():
             reading.stop()
         while self._readings or self._givings:

@@ -18,6 +18,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from murmur.broker_url import BrokerURL
+from murmur.cancelling import cancelled
 from murmur.errors import BrokerRefused, BrokerUnreachable, MurmurError, OutcomeUnknown, PayloadTooLarge
 from murmur.transports.nats_answers import answer_of
 from murmur.transports.nats_wire import Message, Subscriber, Wire, connect, request_line
@@ -121,9 +122,7 @@ class NatsLink:
         self._is_closed = True
         if self._timer is not None:
             self._timer.cancel()
-        if self._connecting is not None:
-            self._connecting.cancel()
-            await asyncio.gather(self._connecting, return_exceptions=True)
+        await cancelled([self._connecting])
         if self.wire is not None:
             await self.wire.finish()
         for number in list(self._calls):

@@ -14,6 +14,7 @@ from typing import Final
 from loguru import logger
 
 from murmur.bell import Feed
+from murmur.cancelling import cancelled
 from murmur.errors import BrokerRefused, BrokerUnreachable, WrongForm
 from murmur.transport import Delivery
 from murmur.transports.rabbitmq_box import LINGER, MOST, Box
@@ -94,10 +95,7 @@ class Intake:
         for waiter in self._waiters:
             if not waiter.taken.done():
                 waiter.taken.set_result([])
-        tasks = list(self._tending.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancelled(self._tending.values())
         for box in self.boxes.values():
             with contextlib.suppress(ServerError, WireLost):
                 await self._unsubscribe(box)

@@ -14,6 +14,7 @@ from urllib.parse import unquote
 from loguru import logger
 
 from murmur.broker_url import BrokerURL
+from murmur.cancelling import cancelled
 from murmur.errors import BrokerRefused, BrokerUnreachable, OutcomeUnknown
 from murmur.transports.rabbitmq_wire import ServerError, Wire, WireLost, connect
 
@@ -75,10 +76,7 @@ class RabbitLink:
     async def close(self) -> None:
         """Disconnect. Idempotent."""
         self._is_closed = True
-        tasks = [task for task in (self._opening, self._returning) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancelled([self._opening, self._returning])
         if self.wire is not None:
             await self.wire.close()
 

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from murmur.cancelling import cancelled
 from murmur.errors import BrokerRefused, BrokerUnreachable, OutcomeUnknown
 from murmur.transports.redis_scripts import Script
 from murmur.transports.redis_wire import Argument, Call, Finish, Reply, ServerError, Wire, connect, settler
@@ -57,9 +58,7 @@ class RedisLink:
         self._is_closed = True
         if self._timer is not None:
             self._timer.cancel()
-        if self._connecting is not None:
-            self._connecting.cancel()
-            await asyncio.gather(self._connecting, return_exceptions=True)
+        await cancelled([self._connecting])
         if self._wire is not None:
             self._wire.abort("closed")
         while self._waiting:

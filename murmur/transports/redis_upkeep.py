@@ -14,6 +14,7 @@ from typing import Final, cast
 
 from loguru import logger
 
+from murmur.cancelling import cancelled
 from murmur.errors import BrokerRefused, BrokerUnreachable, OutcomeUnknown
 from murmur.transports.redis_entries import milliseconds
 from murmur.transports.redis_scripts import load
@@ -47,9 +48,7 @@ class Upkeep:
 
     async def close(self) -> None:
         """End it."""
-        if self._running is not None:
-            self._running.cancel()
-            await asyncio.gather(self._running, return_exceptions=True)
+        await cancelled([self._running])
 
     async def sweep(self, topics: Sequence[str]) -> float | None:
         """Give back what lapsed, move on what is due; return seconds until the next is due. Raises as the link does."""

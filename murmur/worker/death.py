@@ -65,7 +65,7 @@ def exit_of(reason: ExitReason) -> str:
     """Return how a process ended in a few words, for a dead letter."""
     match reason:
         case Killed():
-            return f"signal {reason.signal} ({signal.Signals(reason.signal).name})" if reason.signal else "killed"
+            return f"signal {reason.signal} ({_name_of(reason.signal)})" if reason.signal else "killed"
         case Exited():
             return f"code {reason.code}"
         case OutOfMemory():
@@ -76,6 +76,10 @@ def exit_of(reason: ExitReason) -> str:
             return f"{reason.used} {reason.what}, {reason.allowed} allowed"
         case _:
             return type(reason).__name__.lower()
+
+
+def _name_of(number: int) -> str:
+    return next((known.name for known in signal.Signals if known == number), "real-time")
 
 
 def deaths(claim: Claim) -> int:

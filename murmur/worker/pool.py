@@ -50,6 +50,7 @@ from supervisors.reasons import ExitReason, Killed
 
 _BYSTANDER: Final = 2  # deaths beside which a task may stand before it is itself in doubt
 _BYSTANDERS_KEPT: Final = 10_000
+_UNHEARD: Final = 5.0  # seconds after a process fell silent its end must have been heard
 _STACK_KEPT: Final = 16_384  # characters of the stacks in a dead letter
 
 
@@ -269,7 +270,10 @@ class Pool:
         share = math.ceil(self.concurrency / self.count)
         seat = self.seats[link.pid] = Seat(self, link, self.desk, share, is_spare)
         self.changed()
-        await seat.serve()
+        try:
+            await seat.serve()
+        finally:  # its end is an event; should that be lost, nobody else would take from it what it had
+            asyncio.get_running_loop().call_later(_UNHEARD, self.died, path, ctx.incarnation, Killed())
 
     # -- inside -----------------------------------------------------------------------------------
 

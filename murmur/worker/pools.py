@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping
 from typing import Any, Final, Protocol
 
 from attrs import define, evolve, field
+from loguru import logger
 
 from murmur import wiring
 from murmur.policy import Redelivery
@@ -123,7 +124,10 @@ class Pools:
         async for event in events:
             if isinstance(event, ChildExited | ChildStopped):
                 for pool in self:
-                    pool.died(f"{event.supervisor}/{event.child}", event.incarnation, event.reason)
+                    try:
+                        pool.died(f"{event.supervisor}/{event.child}", event.incarnation, event.reason)
+                    except Exception:  # noqa: BLE001  ours: the next death is heard all the same
+                        logger.exception("the node broke at the end of {}: {}", event.child, event.reason)
 
     async def stop_all(self) -> None:
         """Give back, uncounted, whatever any process has in hand."""

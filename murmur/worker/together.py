@@ -7,6 +7,8 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
+from murmur.cancelling import cancelled
+
 
 async def together(*loops: Coroutine[Any, Any, object]) -> None:
     """Run until all ended, one raised, or this is cancelled; none runs on then. Raises what the first raised."""
@@ -14,6 +16,4 @@ async def together(*loops: Coroutine[Any, Any, object]) -> None:
     try:
         await asyncio.gather(*tasks)
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancelled(tasks)

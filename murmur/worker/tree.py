@@ -27,6 +27,7 @@ import attrs
 from loguru import logger
 
 from murmur import presence
+from murmur.cancelling import cancelled
 from murmur.errors import BrokerUnreachable, OutcomeUnknown
 from murmur.idempotency import IdempotencyHook
 from murmur.patience import patiently
@@ -210,6 +211,7 @@ class Tree:
 
     async def live(self, is_up: asyncio.Future[None], *, until: asyncio.Event, drain: Callable[[], float]) -> None:
         """Run the tree until told to stop, then drain. Raises what ended the tree, if that was not we."""
+        hearing: asyncio.Future[None] | None = None
         try:
             async with opened_tree(self._spec, processes=self.pools.processes) as supervisor:
                 self._supervisor = supervisor
@@ -223,8 +225,8 @@ class Tree:
                 await supervisor.terminate_child("announcer")
                 await supervisor.terminate_child("consumer")
                 await self._drained(drain())
-            hearing.cancel()
         finally:
+            await cancelled([hearing])
             self._supervisor = None
             await self.pools.stop_all()
             await asyncio.gather(self.crew.stop_all(), self.names.stop_all())

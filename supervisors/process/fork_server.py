@@ -18,6 +18,7 @@ from typing import Any
 from multiprocess import context, forkserver, popen_forkserver, reduction, spawn, util
 
 from supervisors.process import preload
+from supervisors.process.strays import kill_descendants
 
 
 class ForkServer(forkserver.ForkServer):  # type: ignore[misc]  # multiprocess has no types
@@ -55,7 +56,9 @@ class ForkServer(forkserver.ForkServer):  # type: ignore[misc]  # multiprocess h
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
     def close(self) -> None:
-        """End it, if it runs, and give back what is held of it."""
+        """End it, if it runs, with all that it adopted, and give back what is held of it."""
+        if self.is_alive():
+            kill_descendants(self.pid)  # also what hid from its child: in a session of its own, without our mark
         self.kill()
         self._stop()
         if self._pidfd is not None:

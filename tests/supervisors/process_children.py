@@ -221,6 +221,13 @@ async def with_tools(ctx: ProcessContext, busy: bool) -> None:
     await anyio.sleep_forever()
 
 
+async def with_a_hidden_tool(ctx: ProcessContext) -> None:
+    """Start a tool that nothing ties to us: a session of its own, and nothing in its environment."""
+    hidden = subprocess.Popen(SLEEP, start_new_session=True, env={})  # noqa: ASYNC220
+    ctx.ready(hidden.pid)
+    await ctx.stopping.wait()
+
+
 async def work(ctx: ProcessContext, tasks: int, eat: int = 0) -> None:
     """Report tasks done and eat memory, then wait for the end."""
     ctx.ready(os.getpid())

@@ -75,6 +75,14 @@ async def test_death_is_noticed_though_a_grandchild_holds_all_file_descriptors_a
 
 
 @on(ASYNCIO)
+async def test_a_tool_that_hides_ends_with_its_supervisor() -> None:
+    async with open_supervisor(tree(process(children.with_a_hidden_tool))) as sup:
+        hidden = info_of(sup)
+        assert is_alive(hidden)
+    assert wait_dead(hidden) == []
+
+
+@on(ASYNCIO)
 async def test_a_dead_fork_server_takes_its_children_along_and_is_replaced() -> None:
     async with open_supervisor(tree(process(children.wait), process(children.wait, "b"))) as sup:
         old, events = [info_of(sup), info_of(sup, "b")], sup.events()

@@ -71,6 +71,7 @@ def test_who_failed_in_peace_since_is_no_suspect_any_more() -> None:
         (OutOfMemory(), "out of memory"),
         (HUNG, "hung"),
         (Killed(), "killed"),
+        (Killed(signal=40), "signal 40 (real-time)"),
     ],
 )
 def test_an_exit_is_told_in_a_few_words(reason: ExitReason, told: str) -> None:

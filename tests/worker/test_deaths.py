@@ -38,6 +38,26 @@ async def test_a_killed_fork_server_costs_its_processes_and_no_task(redis_server
         assert {(row.crashes, row.failures) for row in rows if row} == {(0, 0)}
 
 
+async def test_a_death_that_cannot_be_told_is_the_last_of_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with node("memory://untold") as worker:
+        pool, broken = pool_of(worker), []
+        died = type(pool).died
+
+        def breaks_once(self: object, path: str, incarnation: int, reason: object) -> None:
+            if not broken:
+                broken.append(path)
+                raise RuntimeError("a fault of ours")
+            died(pool, path, incarnation, reason)
+
+        monkeypatch.setattr(type(pool), "died", breaks_once)
+        for _ in range(2):
+            before = dict(pool.seats)
+            os.kill(min(before), signal.SIGKILL)
+            await eventually(lambda before=before: len(pool.seats.keys() - before.keys()) >= 1)
+        await eventually(lambda: len(pool.seats) == 2)
+        assert broken
+
+
 async def test_two_dozen_deaths_in_a_row_pause_nothing() -> None:
     async with node("memory://deaths") as worker:
         pool = pool_of(worker)
