@@ -10,7 +10,9 @@ import pytest
 
 from murmur import AgentRuntime
 from murmur.worker import Worker
+from murmur.worker.pool import Pool
 from supervisors.events import RetryPlanned
+from supervisors.reasons import ExitReason, Killed
 from tests.brokers.redis_server import RedisServer
 from tests.worker.pooled_agents import Where
 from tests.worker.test_processes import pool_of, until
@@ -38,24 +40,22 @@ async def test_a_killed_fork_server_costs_its_processes_and_no_task(redis_server
         assert {(row.crashes, row.failures) for row in rows if row} == {(0, 0)}
 
 
-async def test_a_death_that_cannot_be_told_is_the_last_of_none(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_after_a_fault_of_ours_at_a_death_the_next_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
     async with node("memory://untold") as worker:
-        pool, broken = pool_of(worker), []
+        pool, told = pool_of(worker), []
         died = type(pool).died
 
-        def breaks_once(self: object, path: str, incarnation: int, reason: object) -> None:
-            if not broken:
-                broken.append(path)
+        def breaks_once(self: Pool, path: str, incarnation: int, reason: ExitReason) -> None:
+            told.append(reason)
+            if len(told) == 1:
                 raise RuntimeError("a fault of ours")
-            died(pool, path, incarnation, reason)
+            died(self, path, incarnation, reason)
 
         monkeypatch.setattr(type(pool), "died", breaks_once)
-        for _ in range(2):
-            before = dict(pool.seats)
-            os.kill(min(before), signal.SIGKILL)
-            await eventually(lambda before=before: len(pool.seats.keys() - before.keys()) >= 1)
+        for deaths in (1, 2):
+            os.kill(max(filter(psutil.pid_exists, pool.seats)), signal.SIGKILL)
+            await eventually(lambda deaths=deaths: told.count(Killed(signal.SIGKILL)) == deaths)
         await eventually(lambda: len(pool.seats) == 2)
-        assert broken
 
 
 async def test_two_dozen_deaths_in_a_row_pause_nothing() -> None:
