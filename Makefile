@@ -24,6 +24,7 @@ test: $(READY) brokers ## everything a change must pass: format, lint, types, te
 
 soak: $(READY) brokers ## the long fault runs
 	@$(VENV)/python -m pytest -q -m soak --timeout=3600
+	@PATH="$$(tools/nats.sh):$$PATH" $(VENV)/python -m pytest -q -n 2 -m "not soak" -k nats  # on a current server
 
 bench: $(READY) brokers ## measure, and write what was measured
 	@$(VENV)/python -m benchmarks

@@ -207,13 +207,14 @@ class Bucket:
             raise
 
     async def _asked(self, subjects: Sequence[str]) -> list[Message]:
-        """Return answers; who asks a bucket that was deleted gets none, so silence makes us look."""
+        """Return answers; a bucket that was deleted is made anew. Nobody answers then: old servers do not say so."""
         requests = [Request(subject) for subject in subjects]
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_SILENCE):
-                return _all(await self._link.ask_all(requests))
-        except TimeoutError:
-            await self.make()
+                answers = _all(await self._link.ask_all(requests))
+            if all(answer.status != NO_RESPONDERS for answer in answers):
+                return answers
+        await self.make()
         return _all(await self._link.ask_all(requests))
 
     def _away(self, error: JetStreamError) -> BrokerUnreachable:

@@ -46,7 +46,8 @@ class Message(Struct, frozen=True):
     @property
     def status_text(self) -> str:
         """What the server says to the status."""
-        return self.raw_headers[len(_VERSION_LINE) + 5 :].partition(b"\r\n")[0].decode("utf-8", "replace")
+        line = self.raw_headers.partition(b"\r\n")[0]
+        return line[len(_VERSION_LINE) + 5 :].decode("utf-8", "replace")
 
     @property
     def headers(self) -> Mapping[str, str]:

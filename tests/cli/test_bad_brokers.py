@@ -195,7 +195,7 @@ def test_nats(start_nats: NatsStarter, certificates: Certificates, say: Say) -> 
 @pytest.mark.parametrize(
     ("name", "subject", "problem"),
     [
-        ("all", "*.tasks", "belongs to another stream already; use a namespace"),
+        ("all", "echo.*", "belongs to another stream already; use a namespace"),
         ("echo~tasks", "echo.tasks", "retention is 'limits' and must be 'workqueue'.*Delete it, or use another"),
     ],
 )
