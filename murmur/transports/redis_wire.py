@@ -222,11 +222,11 @@ async def connect(
         raise BrokerUnreachable(url=shown, after=CONNECT_WITHIN, problem=str(error)) from None
     except (exceptions.AuthenticationError, exceptions.AuthorizationError, exceptions.ResponseError) as error:
         raise BrokerRefused(url=shown, problem=str(error)) from None
-    except (exceptions.RedisError, OSError) as error:
+    except (exceptions.RedisError, OSError, RuntimeError) as error:  # RuntimeError: uvloop's, of what closed meanwhile
         raise BrokerUnreachable(url=shown, after=CONNECT_WITHIN, problem=_problem(error, url)) from None
     # From here on the connection is ours alone.
     stream, connection._writer, connection._reader = connection._writer, None, None
-    if stream is None:
+    if stream is None or stream.transport.is_closing():  # nobody would tell us any more that it is lost
         raise BrokerUnreachable(url=shown, after=CONNECT_WITHIN, problem="the connection closed at once")
     wire = Wire(stream, on_lost=on_lost, on_push=on_push)
     stream.transport.set_protocol(wire)

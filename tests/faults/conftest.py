@@ -4,7 +4,7 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -33,6 +33,8 @@ class Fleet:
     def __init__(self, folder: Path) -> None:
         self.ledger = folder / "ledger"
         self.workers: list[subprocess.Popen[bytes]] = []
+        self._events: defaultdict[str, list[list[str]]] = defaultdict(list)
+        self._read = 0  # bytes of the ledger, which are not read again
 
     def start(self, broker: str, *arguments: str, app: str = APP) -> subprocess.Popen[bytes]:
         """Start a worker, which leads a process group as in a terminal."""
@@ -49,10 +51,16 @@ class Fleet:
 
     def events(self, kind: str) -> list[list[str]]:
         """Return the ledger's lines of a kind: task id, token, pid."""
-        if not self.ledger.exists():
-            return []
-        lines = (line.split() for line in self.ledger.read_text().splitlines())
-        return [line[1:] for line in lines if line[0] == kind]
+        if self.ledger.exists():
+            with self.ledger.open("rb") as file:
+                file.seek(self._read)
+                new = file.read()
+            whole = new[: new.rfind(b"\n") + 1]  # who writes may be at it
+            self._read += len(whole)
+            for line in whole.decode().splitlines():
+                found, *rest = line.split()
+                self._events[found].append(rest)
+        return self._events[kind]
 
     def starts(self) -> Counter[str]:
         """Return how often each task was started."""

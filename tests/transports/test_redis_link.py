@@ -1,14 +1,18 @@
 """The link to Redis: every call ends in time and says how, whatever the network and the server do."""
 
 import asyncio
+import socket
+import struct
+import threading
 import time
 from collections.abc import AsyncIterator
 from functools import partial
 
 import pytest
+import uvloop
 
 from murmur.errors import BadURL, BrokerRefused, BrokerUnreachable, OutcomeUnknown
-from murmur.transports import redis_link
+from murmur.transports import redis_link, redis_wire
 from murmur.transports.redis_link import LONGEST_PAUSE, SHORTEST_PAUSE, RedisLink, pause, redacted
 from murmur.transports.redis_scripts import Script, load
 from murmur.transports.redis_wire import ServerError
@@ -245,3 +249,35 @@ def test_pauses_grow_with_the_outage_and_stay_within_their_bounds() -> None:
     assert pause(4.0, 0.5) == SHORTEST_PAUSE + 1.0
     assert pause(1_000_000.0, 1.0) == LONGEST_PAUSE
     assert pause(1_000_000.0, 0.0) == SHORTEST_PAUSE
+
+
+def test_a_connection_that_breaks_at_any_word_of_the_greeting_is_unreachable() -> None:
+    """On uvloop: writing to what has just closed raises RuntimeError there, which ended all coming back."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=_answer_and_break, args=(server,), daemon=True).start()
+
+        async def tried() -> None:
+            url = f"redis://127.0.0.1:{server.getsockname()[1]}"
+            for _ in range(_GREETINGS):
+                with pytest.raises(BrokerUnreachable):
+                    await redis_wire.connect(url, shown=url, name="x", on_lost=_tell)
+
+        uvloop.run(tried())
+
+
+_GREETINGS = 60
+
+
+def _tell(calls: list[redis_wire.Call], problem: str) -> None:
+    for call in calls:
+        call.finish(None, ConnectionResetError(problem))
+
+
+def _answer_and_break(server: socket.socket) -> None:
+    """Answer so many words to each client in turn, and reset the connection."""
+    for number in range(_GREETINGS):
+        client, _ = server.accept()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        with client:
+            client.recv(1)
+            client.sendall(b"+OK\r\n" * (number % 6))
