@@ -17,7 +17,7 @@ from loguru import logger
 from murmur.errors import BrokerRefused
 from murmur.names import Topics
 from murmur.transport import Delivery
-from murmur.transports.kafka_link import DEADLINE, KafkaLink
+from murmur.transports.kafka_link import DEADLINE, KafkaLink, stopped
 from murmur.transports.kafka_outlet import INBOX_RETENTION
 from murmur.transports.kafka_records import item_of, partition_of, place_of
 
@@ -53,9 +53,11 @@ class Inbox:
             consumer.assign([self._place])
             try:
                 await consumer.start()
-            except (kafka_errors.KafkaError, OSError) as error:
-                await consumer.stop()
-                raise link.told(error) from None
+            except BaseException as error:
+                await stopped(consumer)
+                if isinstance(error, kafka_errors.KafkaError | OSError):
+                    raise link.told(error) from None
+                raise
             self._consumer = consumer
             start = end if known is None or known.offset > end else known.offset
             consumer.seek(self._place, start)
@@ -79,7 +81,7 @@ class Inbox:
             await asyncio.wait([self._committing], timeout=DEADLINE)
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
-            await consumer.stop()
+            await stopped(consumer)
 
     async def _read(self, deadline: float) -> None:
         loop = asyncio.get_running_loop()

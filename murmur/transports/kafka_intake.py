@@ -71,12 +71,13 @@ class Intake:
         self._has_space = asyncio.Event()
         self.joined = asyncio.Event()  # set once we know for the first time what is ours to read, or that nothing is
         self._tasks: set[asyncio.Task[None]] = set()
-        self._failure: BaseException | None = None
+        self._loops: dict[asyncio.Task[None], Callable[[], Coroutine[Any, Any, None]]] = {}
+        self._failures: list[BaseException] = []  # of loops, to be told to whoever receives
 
     def start(self) -> None:
         """Begin to join, and to read."""
-        self._run(self._read_forever())
-        self._run(self._look_forever())
+        for loop in (self._read_forever, self._look_forever):
+            self._loops[self._run(loop())] = loop
 
     async def stop(self) -> None:
         """Leave; what is held is to be given back before."""
@@ -95,8 +96,11 @@ class Intake:
 
     def pick(self, most: int) -> list[Delivery]:
         """Take up to `most` messages; they are the caller's once `grant` says so. Raises `BrokerRefused`."""
-        if problem := self._failure or self._member.refusal:
-            raise problem
+        if self._failures:
+            self._begin_anew()
+            raise self._failures.pop()
+        if self._member.refusal is not None:
+            raise self._member.refusal
         if not self._member.is_settled.is_set():
             return []
         picked: list[Delivery] = []
@@ -351,18 +355,26 @@ class Intake:
             if (stats.ready or 0) > sum(len(part.known) for part in self._parts.values()):
                 member.rejoin()
 
-    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+    def _run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
+        return task
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
         """What nobody expected is told to whoever receives."""
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            self._failure = error
+            self._failures.append(error)
             self.joined.set()
             self._on_news()
+
+    def _begin_anew(self) -> None:
+        """Begin the loops again that broke: how often that may be is left to whoever is told."""
+        for task, loop in list(self._loops.items()):
+            if task.done():
+                del self._loops[task]
+                self._loops[self._run(loop())] = loop
 
     def _is_hungry(self) -> bool:
         now = asyncio.get_running_loop().time()

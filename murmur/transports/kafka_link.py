@@ -18,6 +18,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.conn import create_conn
 from aiokafka.structs import OffsetAndMetadata
+from loguru import logger
 
 from murmur.broker_url import BrokerURL
 from murmur.errors import BadURL, BrokerRefused, BrokerUnreachable
@@ -47,6 +48,20 @@ _MECHANISMS: Final = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 
 # Without any handler Python prints what a library logs; what is worth telling we tell ourselves.
 logging.getLogger("aiokafka").addHandler(logging.NullHandler())
+
+
+async def stopped(client: Any) -> None:
+    """Stop a consumer or producer, within 10 s; what cannot be said to the cluster is left unsaid.
+
+    aiokafka cancels its own tasks and lets that cancellation through, which is nobody's: it would end our caller.
+    """
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(DEADLINE):
+            problems: list[object] = await asyncio.gather(client.stop(), return_exceptions=True)
+            if problems != [None]:
+                logger.debug("a client of Kafka ended without a word: {!r}", problems[0])
+                parts = (getattr(client, "_fetcher", None), getattr(client, "_client", None))  # it did not come to them
+                await asyncio.gather(*(part.close() for part in parts if part is not None), return_exceptions=True)
 
 
 def pause(away: float, chance: float) -> float:
@@ -97,8 +112,7 @@ class KafkaLink:
         """Disconnect. Idempotent."""
         admin, surveyor, self.admin, self._surveyor = self.admin, self._surveyor, None, None
         if surveyor is not None:
-            # Stopped before its tasks have begun, aiokafka raises their cancellation, which is nobody's: we go on.
-            await asyncio.gather(surveyor.stop(), return_exceptions=True)
+            await stopped(surveyor)
         if admin is not None:
             await admin.close()
 
@@ -237,8 +251,9 @@ class KafkaLink:
             try:
                 async with asyncio.timeout_at(deadline):
                     return await ask(*arguments, **settings)
-            except (kafka_errors.KafkaError, OSError) as error:
-                if not getattr(error, "retriable", False) or loop.time() > deadline - _PAUSE:
+            except (kafka_errors.KafkaError, OSError, RuntimeError) as error:
+                is_broken = isinstance(error, RuntimeError)  # uvloop's, where it writes to what has just closed
+                if not (is_broken or getattr(error, "retriable", False)) or loop.time() > deadline - _PAUSE:
                     raise self.told(error) from None
             except AttributeError:  # the library looks for a node where it knows none
                 if loop.time() > deadline - _PAUSE:

@@ -22,7 +22,7 @@ from murmur.cancelling import cancelled
 from murmur.errors import BrokerRefused, BrokerUnreachable, OutcomeUnknown
 from murmur.transports.kafka_assignor import Assignor, Wish, identity
 from murmur.transports.kafka_ledger import Ledger
-from murmur.transports.kafka_link import DEADLINE, KafkaLink
+from murmur.transports.kafka_link import DEADLINE, KafkaLink, stopped
 from murmur.transports.kafka_notes import Notes, Outcomes, read_notes
 
 _LONGEST_BEAT: Final = 0.5  # seconds between two heartbeats: what a rebalance takes
@@ -77,7 +77,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is no
         try:
             await consumer.start()
         except BaseException as error:
-            await consumer.stop()
+            await stopped(consumer)
             if isinstance(error, kafka_errors.KafkaError | OSError):
                 raise self.link.told(error) from None
             raise
@@ -92,12 +92,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is no
         self.is_settled.clear()
         consumer, self.consumer = self.consumer, None
         if consumer is not None:
-            try:
-                async with asyncio.timeout(DEADLINE):
-                    await consumer.stop()
-            except (kafka_errors.KafkaError, OSError) as error:
-                logger.debug("left the group of {} without a word: {}", self.topic, error)
-                await consumer._client.close()  # which it did not come to
+            await stopped(consumer)
 
     async def stop(self) -> None:
         """Leave the group at once, so that others take over."""
@@ -111,8 +106,8 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is no
 
     def rejoin(self) -> None:
         """Have the group share out the partitions anew."""
-        # aiokafka offers no public way.
-        self.consumer._coordinator.request_rejoin()
+        if self.consumer is not None:  # else we are about to
+            self.consumer._coordinator.request_rejoin()  # aiokafka offers no public way
 
     async def is_member(self) -> bool | None:
         """Ask the group whether we still belong to it; None if nobody knows."""

@@ -15,7 +15,7 @@ from aiokafka.structs import OffsetAndMetadata
 
 from murmur.errors import OutcomeUnknown
 from murmur.transports.kafka_ledger import Outcome, decode_outcomes, encode_outcomes
-from murmur.transports.kafka_link import DEADLINE, KafkaLink
+from murmur.transports.kafka_link import DEADLINE, KafkaLink, stopped
 
 Outcomes = dict[int, dict[int, Outcome]]  # by partition, by offset
 
@@ -66,7 +66,7 @@ class Notes:
         """Disconnect."""
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
-            await consumer.stop()
+            await stopped(consumer)
 
     async def _started(self) -> Any:
         if self._is_stale:
@@ -78,7 +78,7 @@ class Notes:
             try:
                 await consumer.start()
             except BaseException:
-                await consumer.stop()
+                await stopped(consumer)
                 raise
             self._consumer = consumer
         return self._consumer

@@ -13,7 +13,7 @@ from aiokafka import errors as kafka_errors
 
 from murmur.errors import BrokerRefused, BrokerUnreachable
 from murmur.transport import Outgoing, Receipt, Refusal
-from murmur.transports.kafka_link import DEADLINE, MAX_MESSAGE, NO_RIGHTS, KafkaLink
+from murmur.transports.kafka_link import DEADLINE, MAX_MESSAGE, NO_RIGHTS, KafkaLink, stopped
 from murmur.transports.kafka_records import headers_of
 
 MAX_BODY: Final = MAX_MESSAGE - 65_536  # bytes; the rest is for headers and what Kafka puts around it
@@ -57,7 +57,7 @@ class Outlet:
         """Send what is under way, and disconnect."""
         producer, self._producer = self._producer, None
         if producer is not None:
-            await producer.stop()
+            await stopped(producer)
 
     async def _send(
         self,
@@ -116,9 +116,11 @@ class Outlet:
                 producer = self._link.producer()
                 try:
                     await producer.start()
-                except (kafka_errors.KafkaError, OSError) as error:
-                    await producer.stop()
-                    raise self._link.told(error) from None
+                except BaseException as error:
+                    await stopped(producer)
+                    if isinstance(error, kafka_errors.KafkaError | OSError):
+                        raise self._link.told(error) from None
+                    raise
                 self._producer = producer
         return self._producer
 

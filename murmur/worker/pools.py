@@ -27,6 +27,7 @@ from supervisors import Processes, Supervisor
 from supervisors.errors import SupervisorError
 from supervisors.events import ChildExited, ChildStopped, EventStream
 
+_ROOT: Final = "root"  # of the worker's tree
 _SHARED: Final = "pool"
 _PRELOAD: Final = "murmur.worker.inside"  # what every worker process begins with
 
@@ -120,8 +121,10 @@ class Pools:
             pool.pins.stir()
 
     async def listen(self, events: EventStream) -> None:
-        """Hear how processes end."""
+        """Hear how processes end, and what broke in this one."""
         async for event in events:
+            if isinstance(event, ChildExited) and event.supervisor == _ROOT:
+                logger.warning("the {} of this worker broke, and begins anew: {}", event.child, event.reason)
             if isinstance(event, ChildExited | ChildStopped):
                 for pool in self:
                     try:

@@ -1,11 +1,13 @@
 """A URL's options, a link that is closed at once. What may be wrong with a cluster: tests/cli/test_bad_brokers.py."""
 
+import asyncio
+
 import pytest
 
 from murmur.broker_url import BrokerURL
 from murmur.errors import BadURL
 from murmur.transports import kafka
-from murmur.transports.kafka_link import KafkaLink
+from murmur.transports.kafka_link import KafkaLink, stopped
 
 pytestmark = pytest.mark.anyio
 
@@ -20,3 +22,30 @@ async def test_a_link_that_is_closed_at_once_cancels_nobody(shared_kafka: str) -
     link = KafkaLink(BrokerURL.parse(shared_kafka), client_id="brief")
     await link.open()
     await link.close()
+
+
+class Client:
+    """Stops as aiokafka's consumers may: the cancellation of a task of its own comes out."""
+
+    def __init__(self) -> None:
+        self.closed: list[str] = []
+        self._fetcher, self._client = Part("fetcher", self.closed), Part("client", self.closed)
+
+    async def stop(self) -> None:
+        task = asyncio.create_task(asyncio.sleep(3_600))
+        task.cancel()
+        await task
+
+
+class Part:
+    def __init__(self, name: str, closed: list[str]) -> None:
+        self.name, self._closed = name, closed
+
+    async def close(self) -> None:
+        self._closed.append(self.name)
+
+
+async def test_what_the_client_library_cancels_of_its_own_ends_nobody_else_and_leaves_nothing_open() -> None:
+    client = Client()
+    await stopped(client)
+    assert sorted(client.closed) == ["client", "fetcher"]

@@ -148,3 +148,28 @@ async def test_a_topic_that_was_made_before_keeps_its_partitions(harness: KafkaH
     await published(second, outgoing(topic, 20))
     assert len(await collect(second, topic, 20, within=WITHIN)) == 20
     assert await asyncio.wait_for(second.stats(topic, "workers"), WITHIN)
+
+
+async def test_a_loop_that_broke_is_told_once_and_begins_anew(
+    harness: KafkaHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topic = harness.topic()
+    transport = await harness.open("a", harness.spec(topic))
+    await published(transport, outgoing(topic, 1))
+    assert all(one.ok for one in await transport.ack(await collect(transport, topic, 1, within=PATIENTLY)))
+    looks = 0
+
+    async def look(_: object) -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 1:
+            raise LookupError("nobody expected it")
+
+    monkeypatch.setattr(kafka_intake.Intake, "_look", look)
+    with pytest.raises(LookupError, match="nobody expected it"):
+        await collect(transport, topic, 1, within=PATIENTLY)
+    await published(transport, outgoing(topic, 1))
+    assert all(one.ok for one in await transport.ack(await collect(transport, topic, 1, within=PATIENTLY)))
+    async with asyncio.timeout(PATIENTLY):
+        while looks < 2:
+            await asyncio.sleep(0.05)
