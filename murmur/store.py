@@ -50,6 +50,7 @@ class NewTask(Struct, frozen=True):
     keep: bool = False  # part of a named batch: a bounded store must not forget it before the retention
     stowed: Stowed | None = None  # where its input lies, if that is too large for the body
     payload: bytes | None = None  # that input, for whoever submits it
+    is_new: bool = False  # nobody else knows its id, and who submits it comes back for it: its row may wait for a grant
 
 
 class Admission(Struct, frozen=True):
@@ -184,7 +185,7 @@ class Store(Protocol):
         """Connect. `owner` stands in the rows it leases; `lease` in seconds, None: never lapses."""
 
     async def admit(self, tasks: Sequence[NewTask]) -> Sequence[Admission]:
-        """Make a QUEUED row for each task that has none."""
+        """Make a QUEUED row for each task that has none; that of one that `is_new` may be left to its first grant."""
 
     def granted(self, requests: Sequence[GrantRequest]) -> Sequence[Claim] | None:
         """Return the claims that came with the deliveries, if all did: then nobody need be asked. Else None."""

@@ -1,8 +1,8 @@
 """The delivery protocol: a transport and a store, joined in the one order that loses nothing.
 
-Publishing: row first, then the message. Working: message, grant, run, terminal row, result
-message, settle. Where the store lives in the broker (`Store.moves_messages`) it does these
-steps at once and they are left out here; everything else, users' code included, sees no
+Publishing: row first, then the message; a store may leave the row of a new task to its first
+grant. Working: message, grant, run, terminal row, result message, settle. Where the store lives
+in the broker (`Store.moves_messages`) it does these steps at once, and nobody else sees a
 difference. Nothing is decided here, and nothing retried: callers know what is worth it.
 """
 
@@ -131,6 +131,8 @@ class TaskQueue:
         for i, receipt in zip(waiting, receipts, strict=True):
             if isinstance(receipt, Refusal):
                 answers[i] = receipt
+            elif receipt.duplicate and tasks[i].is_new:  # it was not
+                (answers[i],) = await self.store.admit([replace(tasks[i], is_new=False)])
         return answers
 
     async def replies(self, inbox: str, *, wait: float) -> Sequence[Delivery]:
@@ -145,8 +147,10 @@ class TaskQueue:
         """Return an encoded ResultMessage without its signature, which is ours. Raises `BadSignature`."""
         return body if self._seal is None else self._seal.opened(body)
 
-    async def cancel(self, results: Mapping[str, bytes]) -> Mapping[str, State]:
-        """End tasks that have not ended; their publishers get the given results. See `Store.cancel`."""
+    async def cancel(self, results: Mapping[str, bytes], new: Sequence[NewTask] = ()) -> Mapping[str, State]:
+        """End tasks with these results, unless they have ended. `new`: those that may have no row yet to cancel."""
+        if new and not self.store.moves_messages:
+            await self.store.admit([replace(task, is_new=False) for task in new])
         if self._seal is not None:
             results = {task_id: self._seal.sealed(result) for task_id, result in results.items()}
         return await self.store.cancel(results)

@@ -13,6 +13,7 @@ from typing import Final, Protocol
 
 from loguru import logger
 from msgspec import Raw
+from msgspec.structs import replace
 
 from murmur import presence, stowage
 from murmur.cancelling import cancelled
@@ -117,17 +118,17 @@ class Engine:
     async def cancel(self, slots: Iterable[Slot], why: str) -> None:
         """End the tasks of slots on the fleet, as far as they have not ended. Errors are logged: nobody waits."""
         slots = list(slots)
-        results = {s.task.task_id: cancelled_result(s.task.task_id, s.entry.name, None, why) for s in slots}
-        ids = list(results)
         try:
-            for start in range(0, len(ids), _TURN):
-                await self.queue.cancel({i: results[i] for i in ids[start : start + _TURN]})
+            for start in range(0, len(slots), _TURN):
+                tasks = [slot.task for slot in slots[start : start + _TURN]]
+                results = {one.task_id: cancelled_result(one.task_id, one.agent, None, why) for one in tasks}
+                await self.queue.cancel(results, [one for one in tasks if one.is_new])
             waiting = [slot.task.task_id for slot in slots if slot.is_open]
             for row in await self.queue.store.read(waiting) if waiting else ():
                 if row is not None and row.result is not None:  # who waits in a mailbox is rung by nobody else
                     self._ring(row.result)
         except (OutcomeUnknown, BrokerUnreachable) as error:
-            logger.warning("{} tasks could not be cancelled: {}", len(ids), error)
+            logger.warning("{} tasks could not be cancelled: {}", len(slots), error)
 
     def in_background(self, work: Awaitable[None]) -> asyncio.Task[None]:
         """Run something of ours that nobody awaits; it ends with the engine at the latest."""
@@ -295,6 +296,7 @@ class Engine:
                     continue
                 slot.opened_at = now  # asked: not again before it is late again
                 if row is None:
+                    slot.task = replace(slot.task, is_new=False)  # or not begun yet: from now on it has a row
                     self._declared.discard(self.queue.topics.mailbox_of(slot.task.topic))
                     self._outbox.append(slot)
                 elif row.result is not None:

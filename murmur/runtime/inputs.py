@@ -84,6 +84,7 @@ class Stamp:
             keep=self.keep,
             stowed=stowed,
             payload=payload,
+            is_new=not self.is_repeatable and self.key is None and (spec is None or spec.given_id is None),
         )
         return Prepared(task, digest_of(self.entry.name, task_id, body) if self.keep else b"")
 

@@ -39,6 +39,7 @@ from murmur.transports.nats_streams import Streams
 from murmur.transports.nats_wire import Message
 
 T = TypeVar("T")
+_NO_ROW: Final = "0"  # the mark of a task without a row: the revision of nothing
 _IS_REVISION: Final = re.compile(r"[0-9]{1,18}").fullmatch
 
 
@@ -80,14 +81,17 @@ class NatsStore:
     # -- the life of a row ------------------------------------------------------------------------------------------
 
     async def admit(self, tasks: Sequence[NewTask]) -> Sequence[Admission]:
-        """Make rows for new tasks."""
-        ids = [one.task_id for one in tasks]
-        return await self._book.apply(
-            ids,
-            lambda rows, places: rows.admit(_at(places, tasks)),
-            is_new=True,
-            told=lambda one, revision: Admission(one.task_id, one.fresh, one.state, mark=str(revision)),
+        """Make rows, but for new tasks: theirs are made by their first grants, which find none."""
+        known = [one for one in tasks if not one.is_new]
+        rows = iter(
+            await self._book.apply(
+                [one.task_id for one in known],
+                lambda rows, places: rows.admit(_at(places, known)),
+                is_new=True,
+                told=lambda one, revision: Admission(one.task_id, one.fresh, one.state, mark=str(revision)),
+            )
         )
+        return [Admission(one.task_id, True, State.QUEUED, mark=_NO_ROW) if one.is_new else next(rows) for one in tasks]
 
     def granted(self, requests: Sequence[GrantRequest]) -> None:
         """No claim comes with a delivery here."""

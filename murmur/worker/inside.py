@@ -191,7 +191,8 @@ class _Queue(TaskQueue):
         bodies = await self._line.call("replies", inbox, wait)
         return [Delivery(inbox, body, {}, "", 1, None) for body in bodies]
 
-    async def cancel(self, results: Mapping[str, bytes]) -> Mapping[str, State]:
+    async def cancel(self, results: Mapping[str, bytes], new: Sequence[NewTask] = ()) -> Mapping[str, State]:
+        del new  # none is: whoever publishes in here has a parent
         return cast(Mapping[str, State], await self._line.call("cancel", dict(results)))
 
     async def is_empty(self, agent: str) -> bool:

@@ -148,6 +148,23 @@ async def test_a_row_that_stands_as_it_was_made_is_granted_without_being_read(
         assert [(row.state, row.agent, row.token) for row in rows if row] == [(State.LEASED, "echo", 1)] * 3
 
 
+async def test_the_row_of_a_new_task_is_made_by_its_first_grant(nats_server: NatsServer) -> None:
+    async with opened(nats_server) as publisher, opened(nats_server) as worker:
+        tasks = [NewTask(f"new-{n}", "echo", "echo.tasks", b"{}", is_new=n != 1) for n in range(3)]
+        admitted = await publisher.admit(tasks)
+        assert [(one.task_id, one.fresh, one.state) for one in admitted] == [
+            (f"new-{n}", True, State.QUEUED) for n in range(3)
+        ]
+        rows = await publisher.read([one.task_id for one in tasks])
+        assert [row is not None for row in rows] == [False, True, False]
+        await publisher.admit([NewTask("new-2", "echo", "echo.tasks", b"{}")])
+        await publisher.cancel({"new-2": b"cancelled"})
+        found = await worker.grant([first(one.task_id, one.mark) for one in admitted])
+        assert [type(one) for one in found] == [Claim, Claim, Finished]
+        (again,) = await publisher.grant([first("new-0", admitted[0].mark)])
+        assert isinstance(again, Busy)
+
+
 async def test_a_mark_of_a_row_that_stands_otherwise_by_now_decides_nothing(nats_server: NatsServer) -> None:
     async with opened(nats_server) as publisher, opened(nats_server) as worker, opened(nats_server) as other:
         ids = ["moved-cancelled", "moved-leased", "moved-done", "moved-odd"]
