@@ -1,7 +1,7 @@
 """Finding actor classes: in modules, in files, in folders, and in installed packages.
 
-What is found is registered by name. A module that fails to import is told with its
-traceback once, and ends the command: half a fleet would be worse than none.
+What is found is registered by name. What is not there is bad usage. A module that fails to import is told with its
+traceback once, and ends the command with an exit code of its own: half a fleet would be worse than none.
 """
 
 import importlib
@@ -18,9 +18,16 @@ import click
 from attrs import frozen
 
 from murmur.actor import Actor
+from murmur.redaction import one_safe_text
 from murmur.registry import AnyActor, Registry
 
 T = TypeVar("T")
+
+
+class Unloadable(click.ClickException):
+    """Code that was found and does not import."""
+
+    exit_code = 3
 
 
 @frozen
@@ -121,12 +128,12 @@ def _imported(load: Callable[[], T], what: str) -> T:
         if error.name is not None and (error.name == what or what.startswith(f"{error.name}.")):
             raise click.UsageError(f"no module {what!r} in {', '.join(sys.path[:3])}, …") from None
         raise _failed(what) from None
-    except Exception:  # noqa: BLE001  user code, at import
+    except (Exception, SystemExit):  # noqa: BLE001  user code, at import: a script without a guard even exits
         raise _failed(what) from None
 
 
-def _failed(what: str) -> click.UsageError:
-    return click.UsageError(f"{what} failed to import:\n{traceback.format_exc()}")
+def _failed(what: str) -> Unloadable:
+    return Unloadable(one_safe_text(f"{what} failed to import:\n{traceback.format_exc()}"))
 
 
 def _actors(module: ModuleType) -> Iterator[AnyActor]:

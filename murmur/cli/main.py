@@ -1,6 +1,6 @@
 """`murmur`: finds the command, imports its file, and turns errors into one sentence and an exit code.
 
-Exit codes: 0 done, 1 the work failed, 2 bad usage or an unusable broker, 3 a worker cannot load its code, 70 it gave
+Exit codes: 0 done, 1 the work failed, 2 bad usage or an unusable broker, 3 code cannot be loaded, 70 a worker gave
 up. Every option also reads `MURMUR_<OPTION>` and `murmur.toml` or `[tool.murmur]` in pyproject.toml; the command line
 wins, then the environment, then the file.
 """
@@ -70,7 +70,7 @@ def _run(arguments: list[str]) -> int:
         return 1
     except click.ClickException as error:
         error.show()
-        return 2
+        return max(error.exit_code, 2)  # what click calls a mere failure is bad usage, too
     except Exception as error:  # noqa: BLE001  the end of the program: told, and turned into its exit code
         import traceback  # noqa: PLC0415
 

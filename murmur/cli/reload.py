@@ -134,7 +134,7 @@ class _Keeper:
                 current = made
             else:
                 rest = "nobody serves" if current.exited.done() else f"generation {current.number} keeps serving"
-                logger.error("generation {} did not start; {}", self._made, rest)
+                logger.error("generation {} did not start, exit code {}; {}", self._made, self._code, rest)
         while self._alive:
             await asyncio.wait([one.exited for one in self._alive])
         return self._code

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from murmur.cli.main import main
 from tests.brokers.redis_server import RedisServer
 
 ROOT = Path(__file__).parents[2]
@@ -121,14 +122,29 @@ def test_bad_input_is_one_sentence_and_a_code(
     assert "pass%40word" not in done.stderr
 
 
+@pytest.mark.parametrize("app", ["broken.py", "broken"])
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        ("import json\n1 / 0", "ZeroDivisionError: "),
+        ("def :", "SyntaxError: "),
+        ("import no_such_module", "ModuleNotFoundError: "),
+        ("import sys\nsys.exit(0)", "SystemExit: 0"),
+    ],
+)
 def test_a_module_that_breaks_is_told_with_its_traceback_once(
-    murmur: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, app: str, code: str, error: str
 ) -> None:
-    (tmp_path / "broken.py").write_text("import json\n1 / 0\n")
-    done = murmur("agents", "--app", "broken.py")
-    assert done.returncode == 2
-    assert done.stderr.count("Traceback") == 1
-    assert "ZeroDivisionError" in done.stderr
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "broken", raising=False)
+    (tmp_path / "broken.py").write_text(f"{code}\n")
+    with pytest.raises(SystemExit) as left:
+        main(["worker", "start", "--app", app, "--broker", "memory://"])
+    told = capsys.readouterr().err
+    assert left.value.code == 3
+    assert told.count("Traceback") == 1
+    assert error in told
 
 
 def test_tasks_may_come_through_a_pipe(murmur: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path) -> None:

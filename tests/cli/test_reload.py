@@ -115,7 +115,7 @@ def test_code_that_does_not_import_is_told_once_and_the_old_one_keeps_serving(pr
     try:
         assert project.says() == "one"
         project.write("1 / 0")
-        project.until_said("generation 2 did not start; generation 1 keeps serving")
+        project.until_said("generation 2 did not start, exit code 3; generation 1 keeps serving")
         assert project.log.count("ZeroDivisionError: ") == 1
         assert project.log.count("Traceback") == 1
         assert project.says() == "one"
@@ -144,7 +144,7 @@ def test_a_killed_keeper_leaves_nobody_behind(project: Project) -> None:
 
 def test_a_worker_that_cannot_begin_is_not_kept(project: Project) -> None:
     project.write("1 / 0")
-    assert project.start_worker().wait(WITHIN) == 2
+    assert project.start_worker().wait(WITHIN) == 3
     assert "ZeroDivisionError" in project.log
     assert project.start_worker("--reload-dir", "nowhere").wait(WITHIN) == 2
     assert "--reload-dir nowhere: no such folder" in project.log
