@@ -125,6 +125,9 @@ class Greedy(Actor[str, str]):
             case "words":
                 for _ in range(200_000):
                     print("so many words")
+            case "flood":
+                for _ in range(100):
+                    print("x" * (1 << 20))
             case "variables":
                 return ",".join(sorted(os.environ))
         return what

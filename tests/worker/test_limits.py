@@ -48,6 +48,15 @@ async def test_an_actor_that_floods_its_output_is_cut_short_and_the_rest_goes_on
     assert told.count("so many words") < 20_000
 
 
+async def test_an_actor_that_prints_a_flood_is_not_taken_for_hung() -> None:
+    async with (
+        AgentRuntime(broker="memory://flood") as runtime,
+        node("memory://flood", Greedy, processes=1, hang_after=6.0),
+    ):
+        result = await runtime.run(Greedy, "flood", timeout=60.0)
+    assert (result.is_ok(), result.metadata.attempts) == (True, 1)
+
+
 async def test_processes_are_not_told_the_credentials_of_the_node(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MURMUR_BROKER", "redis://:s3cret@host")
     monkeypatch.setenv("AGENTS_KEY", "theirs")
