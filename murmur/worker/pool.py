@@ -21,8 +21,9 @@ from murmur.registry import AnyActor
 from murmur.store import Claim, Failure
 from murmur.task_queue import Ending, Release, TaskQueue, Work
 from murmur.worker import wire
-from murmur.worker.death import Blame, blame, deaths, exit_of, is_suspect
+from murmur.worker.death import Blame, blame, deaths, exit_of, is_of_itself, is_suspect
 from murmur.worker.desk import Desk
+from murmur.worker.early import EarlyEnds
 from murmur.worker.echo import echo
 from murmur.worker.endings import Endings
 from murmur.worker.hooks import Hooks, call, call_ended
@@ -44,7 +45,6 @@ from supervisors import (
     Supervisor,
     SupervisorSpec,
 )
-from supervisors.events import ChildExited, ChildStopped
 from supervisors.process import Link
 from supervisors.reasons import ExitReason, Killed
 
@@ -80,11 +80,13 @@ class Pool:
     _beside: Counter[str] = field(factory=Counter)  # deaths beside which a task stood, by task id
     _spares: Spares = field(init=False)
     pins: Pins = field(init=False)
+    early: EarlyEnds = field(init=False)
     _is_draining: bool = False
     _hooks_running: set[asyncio.Task[None]] = field(factory=set)
 
     def __attrs_post_init__(self) -> None:
         self.pins = Pins(self)
+        self.early = EarlyEnds(self.count)
         self._spares = Spares(self._spare, self.supervisor, lambda: bool(self._apart) and not self._is_draining)
 
     def spec(self) -> SupervisorSpec:
@@ -179,6 +181,7 @@ class Pool:
         """A process said how an attempt ended: write it."""
         claim, agent = work.claim, work.message.agent
         self._running[agent] -= 1
+        self.early.worked()
         self._beside.pop(claim.task_id, None)
         if one.kind == "disown":
             self.disown(work)
@@ -226,6 +229,9 @@ class Pool:
     def died(self, path: str, incarnation: int, reason: ExitReason) -> None:
         """A child of the tree ended: if it was a process of this pool, decide what becomes of what it had in hand."""
         seat = self.seats.pop(self._pids.pop((path, incarnation), 0), None)
+        if is_of_itself(reason) and (seat is None or not seat.in_hand) and self._is_ours(path):
+            age, pid = (0.0, 0) if seat is None else (time.monotonic() - seat.began, seat.link.pid)
+            self.early.ended(reason, pid=pid, age=age, alive=self.seats)
         if seat is None:
             return
         held = {work.claim.task_id: work for work in self._emptied(seat)}
@@ -257,6 +263,11 @@ class Pool:
             output=Output(to=echo),
             shutdown=2.0,
         )
+
+    def _is_ours(self, path: str) -> bool:
+        """Whether this is the path of a process that is always kept."""
+        above, _, name = path.rpartition("/")
+        return above.endswith(f"/{self.id}") and not name.startswith(PREFIX)
 
     def _spare(self, name: str) -> ChildSpec:
         return self._process(name, restart=Restart.TEMPORARY)
@@ -357,8 +368,3 @@ class Pool:
         task = asyncio.get_running_loop().create_task(running)
         self._hooks_running.add(task)
         task.add_done_callback(self._hooks_running.discard)
-
-
-def is_end(event: object) -> bool:
-    """Whether an event tells that a child ended."""
-    return isinstance(event, ChildExited | ChildStopped)

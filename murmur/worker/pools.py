@@ -4,6 +4,7 @@ With `processes=N` all agents run in the shared pool; an actor class with `isola
 also beside agents that run in the node's own process. What a pool does with tasks is told in `pool`.
 """
 
+import asyncio
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from typing import Any, Final, Protocol
 
@@ -25,7 +26,7 @@ from murmur.worker.settler import Settler
 from murmur.worker.slots import Slots
 from supervisors import Processes, Supervisor
 from supervisors.errors import SupervisorError
-from supervisors.events import ChildExited, ChildStopped, EventStream
+from supervisors.events import ChildExited, ChildFailed, ChildStopped, EventStream
 
 _ROOT: Final = "root"  # of the worker's tree
 _SHARED: Final = "pool"
@@ -76,6 +77,7 @@ class Pools:
     on_room: Callable[[], object]
     supervisor: Callable[[], Supervisor | None]
     _by_agent: dict[str, Pool] = field(factory=dict)
+    _is_hopeless: asyncio.Event = field(factory=asyncio.Event)
 
     def __iter__(self) -> Iterator[Pool]:
         return iter(dict.fromkeys(self._by_agent.values()))
@@ -125,12 +127,19 @@ class Pools:
         async for event in events:
             if isinstance(event, ChildExited) and event.supervisor == _ROOT:
                 logger.warning("the {} of this worker broke, and begins anew: {}", event.child, event.reason)
-            if isinstance(event, ChildExited | ChildStopped):
+            if isinstance(event, ChildExited | ChildFailed | ChildStopped):
                 for pool in self:
                     try:
                         pool.died(f"{event.supervisor}/{event.child}", event.incarnation, event.reason)
                     except Exception:  # noqa: BLE001  ours: the next death is heard all the same
                         logger.exception("the node broke at the end of {}: {}", event.child, event.reason)
+                    if pool.early.hopeless is not None:
+                        self._is_hopeless.set()
+
+    async def hopeless(self) -> None:
+        """Wait until a pool will never serve. Raises `WorkerNotStarted`."""
+        await self._is_hopeless.wait()
+        raise next(pool.early.hopeless for pool in self if pool.early.hopeless is not None)
 
     async def stop_all(self) -> None:
         """Give back, uncounted, whatever any process has in hand."""

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, Protocol
 
@@ -56,6 +57,7 @@ class Seat:
     desk: Desk
     share: int
     is_spare: bool = False  # it runs suspects, one at a time, and nothing else
+    began: float = field(factory=time.monotonic)
     in_hand: dict[str, Work] = field(factory=dict)  # by task id
     lost: set[str] = field(factory=set)  # of those in hand: no longer ours, whatever comes of them
     parked: int = 0

@@ -17,3 +17,14 @@ async def together(*loops: Coroutine[Any, Any, object]) -> None:
         await asyncio.gather(*tasks)
     finally:
         await cancelled(tasks)
+
+
+async def first(*loops: Coroutine[Any, Any, object]) -> None:
+    """Run until one ended, or this is cancelled; none runs on then. Raises what that one raised."""
+    tasks = [asyncio.ensure_future(loop) for loop in loops]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        await cancelled(tasks)

@@ -53,7 +53,7 @@ from murmur.worker.pools import Place, Pools
 from murmur.worker.setting import Keeping, Setting
 from murmur.worker.settler import Settler
 from murmur.worker.slots import Slots
-from murmur.worker.together import together
+from murmur.worker.together import first, together
 from supervisors import ChildContext, ChildInfo, ChildSpec, Intensity, Strategy, Supervisor, SupervisorSpec
 
 _SWEEP_AT_LEAST: Final = 10.0  # seconds between two sweeps at most, however long the lease
@@ -219,7 +219,7 @@ class Tree:
                 if not is_up.done():
                     is_up.set_result(None)
                 self._on_change()
-                await until.wait()
+                await first(until.wait(), self.pools.hopeless())
                 self.is_draining = True
                 self._on_change()
                 await supervisor.terminate_child("announcer")
