@@ -13,11 +13,13 @@ _AGAIN: Final = 0.1  # seconds until a task that goes on is cancelled once more
 
 
 async def cancelled(tasks: Iterable["asyncio.Future[Any] | None"]) -> None:
-    """Cancel tasks and wait until all have ended; what they ended in is dropped. None stands for one never begun."""
-    going = {task for task in tasks if task is not None}
+    """Cancel tasks, in order, and wait until all have ended; what they ended in is dropped. None was never begun."""
+    all_of_them = [task for task in tasks if task is not None]
+    going = all_of_them
     while going:
         for task in going:
             task.cancel()
-        done, going = await asyncio.wait(going, timeout=_AGAIN)
-        for task in done:
-            _ = task.cancelled() or task.exception()  # looked at, so that nobody complains of it later
+        await asyncio.wait(going, timeout=_AGAIN)
+        going = [task for task in going if not task.done()]
+    for task in all_of_them:
+        _ = task.cancelled() or task.exception()  # looked at, so that nobody complains of it later
