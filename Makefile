@@ -6,6 +6,7 @@
 VENV := .venv/bin
 READY := .venv/.set-up
 CODE := .
+DEMO = $(if $(BROKER),--broker $(BROKER)) $(if $(SECONDS),--seconds $(SECONDS))
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test soak bench lint format lock set-up clean brokers
@@ -13,8 +14,8 @@ CODE := .
 help: ## say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(READY) ## supervised agents at work: no key, no broker, under 10 s; PROCESSES=2: in processes that are killed meanwhile
-	@$(VENV)/python examples/$(if $(PROCESSES),killed_processes.py --processes $(PROCESSES),distributed.py)
+demo: $(READY) ## supervised agents at work: no key, no broker, under 10 s; PROCESSES=2 [BROKER=URL SECONDS=60]: in processes that are killed meanwhile
+	@$(VENV)/python examples/$(if $(PROCESSES),killed_processes.py --processes $(PROCESSES) $(DEMO),distributed.py)
 
 test: $(READY) brokers ## everything a change must pass: format, lint, types, tests
 	@status=0; \

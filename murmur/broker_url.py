@@ -25,6 +25,7 @@ _PORTS: Final = {
     "amqp": 5672,
     "amqps": 5671,
 }
+_REDIS: Final = ("redis", "rediss", "unix")
 _TLS: Final = ("rediss", "tls", "kafka+ssl", "amqps")
 _HIDDEN: Final = "***"
 
@@ -74,6 +75,12 @@ class BrokerURL:
     def addresses(self) -> tuple[str, ...]:
         """Its hosts as clients want them: "host:port", IPv6 in brackets."""
         return tuple(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in self.hosts)
+
+    @property
+    def database(self) -> int:
+        """The number of the database on a Redis server; 0 where there is none."""
+        said = self.options.get("db") or ("" if self.scheme == "unix" else self.path.replace("/", ""))
+        return int(said) if self.scheme in _REDIS and said.isdigit() else 0
 
     @property
     def is_tls(self) -> bool:

@@ -11,6 +11,7 @@ import secrets
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Final, TypeVar, cast
 
+from murmur.broker_url import BrokerURL
 from murmur.errors import LeaseLost, WrongForm
 from murmur.limits import MAX_ERRORS_KEPT
 from murmur.names import Topics
@@ -60,7 +61,8 @@ class RedisStore:
         topics = Topics(namespace)
         base = f"{topics.prefix}murmur:"
         self._keys = Keys(topics, f"{base}task:", f"{base}journal:", max(1, round(retention)))
-        self._channel = f"{base}cancelled"
+        database = BrokerURL.parse(url).database  # channels are the whole server's
+        self._channel = f"{base}cancelled@{database}" if database else f"{base}cancelled"
         self._mailbox = mailbox
         self._link = mailbox.session.link if mailbox else RedisLink(url, name=f"murmur:store#{secrets.token_hex(4)}")
         self._ledger = Ledger(self._link, self._keys, mailbox.session if mailbox else None)

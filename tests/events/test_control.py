@@ -84,6 +84,19 @@ async def test_nothing_comes_of_other_topics_other_namespaces_or_earlier(url: st
     await there.close()
 
 
+async def test_a_database_of_redis_is_a_plane_of_its_own(redis_server: RedisServer) -> None:
+    here, there = (wiring.control(f"{redis_server.url}/{number}", namespace="db") for number in (2, 3))
+    await here.open()
+    await there.open()
+    listener = here.subscribe("murmur.x")
+    await heard(here, listener, "murmur.x")
+    await there.publish("murmur.x", b"another database")
+    await here.publish("murmur.x", b"this")
+    assert await next_word(listener) == b"this"
+    await here.close()
+    await there.close()
+
+
 async def test_closing_ends_every_listener_and_publishing(url: str) -> None:
     plane = wiring.control(url, namespace="")
     await plane.open()

@@ -427,6 +427,18 @@ async def test_cancelling_takes_away_what_waits_and_tells_who_runs(opened: Opene
     assert await admin.xlen(TOPIC) + await admin.xlen(f"{TOPIC}:again") + await admin.zcard(f"{TOPIC}:delayed") == 0
 
 
+async def test_a_cancellation_stays_in_its_database(opened: Opener, redis_server: RedisServer, admin: Redis) -> None:
+    nodes = [await opened(url=f"{redis_server.url}/{number}") for number in (0, 3)]
+    feeds = [node.store.cancelled() for node in nodes]
+
+    async def is_subscribed() -> bool:
+        counts = await admin.pubsub_numsub("murmur:cancelled", "murmur:cancelled@3")
+        return [count for _, count in counts] == [1, 1]
+
+    assert await until(is_subscribed, within=30.0)
+    assert len(feeds) == 2
+
+
 async def test_a_cancellation_that_was_not_heard_shows_when_the_lease_is_renewed(
     opened: Opener, redis_server: RedisServer
 ) -> None:
