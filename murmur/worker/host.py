@@ -17,6 +17,7 @@ from murmur.errors import ActorBroken
 from murmur.policy import Redelivery
 from murmur.registry import AgentEntry, AnyActor
 from supervisors import IntensityExceeded
+from supervisors.reasons import one_line
 
 _HOLD: Final = 5.0  # seconds an agent that cannot start is held before it is tried again
 _KEPT_IDLE: Final = 1_000  # instances that may wait for a message
@@ -37,6 +38,7 @@ class Host:
     resident: Actor[Any, Any] | None = field(default=None, init=False)  # the one there is, where there is only one
     _idle: list[Actor[Any, Any]] = field(factory=list, init=False)
     _breaks: tuple[float, ...] = field(default=(), init=False)
+    _told: type[Exception] | None = field(default=None, init=False)  # what was told whole since one could start
 
     @property
     def serves(self) -> bool:
@@ -59,6 +61,7 @@ class Host:
         except Exception as error:
             self._broke(error)
             raise ActorBroken(self.entry.name, f"{type(error).__name__}: {error}") from error
+        self._told = None
         return made
 
     def give_back(self, instance: Actor[Any, Any]) -> None:
@@ -88,15 +91,19 @@ class Host:
                 logger.exception("stopped() of {} failed", self.entry.name)
 
     def _broke(self, error: Exception) -> None:
-        """Count a break outside a message; hold the agent when there were too many."""
+        """Count a break outside a message; hold the agent when there were too many. Told whole once, then in a line."""
         loop = asyncio.get_running_loop()
-        logger.opt(exception=error).error("an actor of {} could not be started", self.entry.name)
+        why = f"{type(error).__name__}: {error}"
+        is_news, self._told = type(error) is not self._told, type(error)
+        logger.opt(exception=error if is_news else None).error(
+            "an actor of {} could not be started: {}", self.entry.name, one_line(why)
+        )
         try:
             self._breaks = self.actor.intensity.admit(self._breaks, now=loop.time())
         except IntensityExceeded:
             if self.held is None:
-                self.held = f"{type(error).__name__}: {error}"
-                self.on_held(self, self.held)
+                self.held = why
+                self.on_held(self, why)
                 loop.call_later(_HOLD, self._try_again)
 
     def _try_again(self) -> None:
