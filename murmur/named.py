@@ -35,6 +35,8 @@ def check_key(key: object) -> str:
         raise BadActorKey(repr(key[:MAX_ACTOR_KEY]), f"it has {len(key):,} characters")
     if not key.isprintable():  # nor is a lone surrogate, which has no bytes
         raise BadActorKey(repr(key), "it has characters that cannot be shown")
+    if key.isspace():
+        raise BadActorKey(repr(key), "it has nothing but spaces")
     return key
 
 

@@ -6,6 +6,7 @@ is away, or with other signing keys, is not seen here.
 
 import asyncio
 import contextlib
+import re
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Final, Literal
@@ -62,11 +63,15 @@ class Watch:
         return [Sighting(beat, now - at) for _, (beat, at) in sorted(self._heard.items(), key=lambda one: one[0])]
 
     async def find(self, worker_id: str, *, within: float = FIND) -> Beat | None:
-        """Return the newest beat of a worker that has not left, waiting for it; None if none came."""
+        """Return the newest beat of a worker that has not left, waiting for it; None if none came.
+
+        A worker that is replaced when its code changes beats as `{worker_id}.reload-{number}`: the newest is it, too.
+        """
+        ids = re.compile(re.escape(worker_id) + r"(\.reload-[0-9]+)?")
 
         def there() -> Beat | None:
-            beats = [beat for beat, _ in self._heard.values() if beat.worker_id == worker_id and beat.state != GONE]
-            return max(beats, key=lambda beat: beat.started_at, default=None)
+            beats = [beat for beat, _ in self._heard.values() if beat.state != GONE and ids.fullmatch(beat.worker_id)]
+            return max(beats, key=lambda beat: (beat.worker_id == worker_id, beat.started_at), default=None)
 
         await self._until(lambda: there() is not None, within)
         return there()

@@ -32,11 +32,12 @@ def where_agents_are(function: F) -> F:
 
 def where_tasks_are(function: F) -> F:
     """`--broker`, `--store`, `--namespace`, `--signing-keys`."""
+    broker = "redis://…, nats://…, kafka://…, amqp://…, their TLS forms, or memory://…"
     keys = "A key file: messages are signed, and unsigned ones refused."
     function = option("--signing-keys", type=click.Path(exists=True, dir_okay=False), help=keys)(function)
     function = option("--namespace", default="", help="Put before every topic.")(function)
     function = option("--store", help="Where results and rows are kept, if not beside the broker.")(function)
-    return option("--broker", help="redis://… or memory://…", callback=_warned_of_argv)(function)
+    return option("--broker", help=broker, callback=_warned_of_argv)(function)
 
 
 def strictly(function: F) -> F:

@@ -113,7 +113,7 @@ def start(
         except SpecError as error:
             raise click.UsageError(str(error)) from None
         if generation is not None and settings["consumer_id"]:
-            settings["consumer_id"] += f".{generation.number}"  # the one before is still there
+            settings["consumer_id"] += f".reload-{generation.number}"  # the one before is still there
         actors = {name: registry.resolve(name).actor for name in names}
         worker = Worker(
             agents={name: actor for name, actor in actors.items() if actor is not None}, limits=limits, **settings

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -12,7 +12,8 @@ from murmur.cli.options import where_tasks_are
 if TYPE_CHECKING:
     from murmur.watch import Sighting, Watch
 
-_wait = click.option("--wait", default=600.0, show_default=True, help="Seconds until it must have left.")
+_SECONDS: Final = click.FloatRange(min=0.0)
+_wait = click.option("--wait", type=_SECONDS, default=600.0, show_default=True, help="Seconds until it must have left.")
 
 
 @click.command(name="list")
@@ -39,7 +40,7 @@ def list_(*, as_json: bool, **where: Any) -> int:
 @click.argument("worker_id", metavar="ID")
 @where_tasks_are
 @_wait
-@click.option("--drain", "seconds", type=float, help="Seconds its running tasks have; default: its own.")
+@click.option("--drain", "seconds", type=_SECONDS, help="Seconds its running tasks have; default: its own.")
 def drain(worker_id: str, wait: float, seconds: float | None, **where: Any) -> int:
     """Have a worker take no more tasks, end those that run, and leave. Returns when it has."""
     return _told(worker_id, "drain", seconds, wait, where)
@@ -67,7 +68,7 @@ def _told(worker_id: str, verb: Any, drain_within: float | None, wait: float, wh
                 return ""
         except BadEnvelope as refusal:
             return f"{worker_id} refused: {refusal.problem}"
-        return f"{worker_id} has not left; it was {_last_seen(watch, worker_id)}"
+        return f"{beat.worker_id} has not left; it was {_last_seen(watch, beat.worker_id)}"
 
     problem = on_the_plane(where, tell)
     if problem:

@@ -16,10 +16,16 @@ def banner(
     concurrency: int,
     prefetch: int,
     processes: int,
+    processes_wanted: int,
     lease: float | None,
     findings: Sequence[Finding] = (),
 ) -> str:
     """Return the banner, several lines, without the broker's password."""
+    about_processes = ""
+    if processes == 0:
+        about_processes = "  (actors run in this process)"
+    elif processes < processes_wanted:
+        about_processes = f"  (not {processes_wanted}: no more than tasks at once)"
     lines = [
         "murmur worker",
         f"  broker       {broker}",
@@ -27,7 +33,7 @@ def banner(
         f"  runtime id   {runtime_id}",
         f"  concurrency  {concurrency}",
         f"  prefetch     {prefetch}",
-        f"  processes    {processes}" + ("  (actors run in this process)" if processes == 0 else ""),
+        f"  processes    {processes}{about_processes}",
         f"  lease        {f'{lease:g} s, renewed' if lease else 'off'}",
         "  agents",
     ]

@@ -13,6 +13,8 @@ from murmur.registry import AnyActor
 from supervisors import Limits, Watchdog
 
 _BEATS: Final = 10  # beats of a process within the time after which it is taken for hung
+_LEAST_SECONDS: Final = 0.01
+_MOST_SECONDS: Final = 10_000_000  # a third of a year
 _LATE: Final = 4  # parts of that time after which it gets no new work
 _OURS: Final = ("MURMUR_BROKER", "MURMUR_STORE", "MURMUR_SIGNING_KEYS")
 # What Python, its packages and their certificates need to work at all.
@@ -39,8 +41,9 @@ class Setting:
 
 
 def _check_seconds(_: object, __: object, value: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-        raise BadSetting(name="hang_after", value=repr(value), expected="seconds, more than 0")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not _LEAST_SECONDS <= value <= _MOST_SECONDS:
+        expected = f"seconds, {_LEAST_SECONDS:g} to {_MOST_SECONDS:,}"
+        raise BadSetting(name="hang_after", value=repr(value), expected=expected)
 
 
 def _check_count(_: object, __: object, value: int | None) -> None:

@@ -84,7 +84,8 @@ class Worker:
             )
         self.concurrency = concurrency
         self.prefetch = prefetch
-        self.processes = processes
+        self.processes = min(processes, concurrency)  # more would never have anything to do
+        self._processes_wanted = processes
         self.runtime_id = consumer_id or (runtime.runtime_id if runtime is not None else made_id())
         self.namespace = namespace if namespace is not None else getattr(runtime, "namespace", "")
         self.hooks = Hooks()
@@ -223,7 +224,7 @@ class Worker:
                 sys.stderr.write(self._banner(tree.queue.topics, found))
                 sys.stderr.flush()
             try:
-                with told_as_ours():
+                with told_as_ours({actor.__module__ for actor in self._agents.values()}):
                     await tree.live(is_up, until=self._stopping, drain=lambda: self._drain)
             finally:
                 if self._idempotency is not None:
@@ -322,6 +323,7 @@ class Worker:
             concurrency=self.concurrency,
             prefetch=self.prefetch,
             processes=self.processes,
+            processes_wanted=self._processes_wanted,
             lease=self._lease,
             findings=found,
         )
@@ -351,7 +353,7 @@ def _check(*, concurrency: object, prefetch: object, processes: object, drain: o
             raise BadSetting(name=name, value=repr(value), expected="a whole number of at least 1")
     if not isinstance(processes, int) or isinstance(processes, bool) or processes < 0:
         raise BadSetting(name="processes", value=repr(processes), expected="a whole number, 0 or more")
-    if not isinstance(drain, int | float) or drain < 0:
+    if not isinstance(drain, int | float) or not drain >= 0:  # nor NaN
         raise BadSetting(name="drain", value=repr(drain), expected="seconds, 0 or more")
     if lease is not None and (not isinstance(lease, int) or isinstance(lease, bool) or lease < 0 or 0 < lease < 100):
         raise BadSetting(

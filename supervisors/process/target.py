@@ -39,7 +39,10 @@ class NotSendable(SupervisorError):
 
 @frozen
 class Target:
-    """A function and its arguments, ready to be sent: all of it by dill (`by_value`), or the arguments alone."""
+    """A function and its arguments, ready to be sent: all of it by dill (`by_value`), or the arguments alone.
+
+    `name`: the function's; `by_value` that of what is defined in `__main__`, to be told when it does not arrive.
+    """
 
     name: str
     data: bytes
@@ -60,8 +63,8 @@ def pack(start: object, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tar
         _check_importable(start, name)
     try:
         return Target(name, _pickled((args, dict(kwargs))))
-    except _InMain:
-        return _by_value(start, name, args, kwargs)
+    except _InMain as met:
+        return _by_value(start, f"{MAIN}:{met.qualname}", args, kwargs)
     except Exception as error:  # a __reduce__ of an argument may raise anything
         advice = "pass plain data, and open connections, locks and files in the child"
         raise NotSendable(f"an argument of {name}", f"{type(error).__name__}: {error}", advice) from error
@@ -90,8 +93,11 @@ def find(name: str) -> Any:
     return found
 
 
+@define
 class _InMain(Exception):
     """Pickling met something of `__main__`."""
+
+    qualname: str
 
 
 class _Pickler(pickle.Pickler):
@@ -100,7 +106,7 @@ class _Pickler(pickle.Pickler):
     def reducer_override(self, value: Any) -> Any:
         is_named = isinstance(value, type) or callable(value)
         if is_named and getattr(value, "__module__", None) == MAIN and hasattr(value, "__qualname__"):
-            raise _InMain
+            raise _InMain(value.__qualname__)
         return NotImplemented
 
 

@@ -108,6 +108,7 @@ def test_agents_are_listed(murmur: Callable[..., subprocess.CompletedProcess[str
         (("worker", "start", "--app", APP, "--broker", "memory://", "--agents", ","), 2, "no agents"),
         (("worker", "start", "--app", APP, "--broker", "memory://", "--processes", "-1"), 2, "processes must be a"),
         (("run", "echo", "x", "--broker", "redis://:pass%40word@127.0.0.1:1"), 2, "E111 no answer from redis://:***@"),
+        (("worker", "drain", "w", "--wait", "-1", "--broker", "memory://"), 2, "-1.0 is not in the range x>=0"),
         (("gather", "echo", "--tasks", "none.jsonl", "--out", "o"), 2, "'none.jsonl' does not exist"),
     ],
 )

@@ -188,8 +188,8 @@ async def test_two_processes_that_share_a_store_never_lose_what_the_other_did(tm
 
 @pytest.mark.parametrize(
     "key",
-    ["", "x" * 201, "two\nlines", "\ud800", 7, None],
-    ids=["empty", "long", "two lines", "half a character", "a number", "nothing"],
+    ["", "   ", "x" * 201, "two\nlines", "\ud800", 7, None],
+    ids=["empty", "blank", "long", "two lines", "half a character", "a number", "nothing"],
 )
 async def test_what_is_no_name_is_refused(key: Any) -> None:
     with pytest.raises(BadActorKey, match="no actor can be named"):

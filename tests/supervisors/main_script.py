@@ -50,9 +50,14 @@ async def with_class(ctx: ChildContext) -> None:
 
 async def main() -> None:
     """Start one of them and tell."""
-    start = {"plain": plain, "with_class": with_class}[sys.argv[1]]
+    children: dict[str, tuple[object, tuple[type, ...]]] = {
+        "plain": (plain, ()),
+        "with_class": (with_class, ()),
+        "with_argument": ("tests.supervisors.process_children:wait", (Part,)),
+    }
+    start, args = children[sys.argv[1]]
     try:
-        spec = SupervisorSpec(children=(ChildSpec(id="a", start=start, isolation=Isolation.PROCESS),))
+        spec = SupervisorSpec(children=(ChildSpec(id="a", start=start, args=args, isolation=Isolation.PROCESS),))
         async with open_supervisor(spec) as sup:
             print("started", sup.which_children()[0].info != HOME)
     except StartFailed as failure:

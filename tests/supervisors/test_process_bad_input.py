@@ -81,7 +81,8 @@ async def test_what_cannot_be_preloaded_is_named_and_ends_nobody_else(module: st
     ("child", "said"),
     [
         ("plain", "started True"),
-        ("with_class", "(defined in __main__) cannot be sent to a process: "),
+        ("with_class", "with_class (defined in __main__) cannot be sent to a process: "),
+        ("with_argument", " __main__:Part (defined in __main__) cannot be sent to a process: "),
     ],
 )
 def test_children_of_a_script_cross_by_value_or_say_what_to_do(child: str, said: str) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import math
 import os
 import signal
 import subprocess
@@ -216,8 +217,26 @@ def test_a_class_that_cannot_be_sent_is_refused_with_what_to_do() -> None:
         node("memory://x", Local)
 
 
+async def test_there_are_no_more_processes_than_tasks_at_once_and_the_banner_says_so(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    async with node("memory://few", Squarer, processes=999_999_999, concurrency=1) as worker:
+        assert len(pids(worker)) == worker.processes == 1
+    assert "processes    1  (not 999999999: no more than tasks at once)" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
-    "settings", [{"hang_after": 0}, {"hang_after": "3"}, {"recycle": 0}, {"recycle": 1.5}, {"recycle": True}], ids=str
+    "settings",
+    [
+        {"hang_after": 0},
+        {"hang_after": math.nan},
+        {"hang_after": math.inf},
+        {"hang_after": "3"},
+        {"recycle": 0},
+        {"recycle": 1.5},
+        {"recycle": True},
+    ],
+    ids=str,
 )
 def test_a_setting_that_cannot_work_is_refused(settings: dict[str, object]) -> None:
     (name,) = settings

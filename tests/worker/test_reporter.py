@@ -5,7 +5,7 @@ import base64
 import os
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any, ClassVar
@@ -94,6 +94,23 @@ async def test_a_worker_says_who_it_is_and_how_it_does(broker: str) -> None:
         names = {branch.id for branch in flat(beat.tree)}
         assert {"consumer", "announcer", "reporter", "actors", "word_stats"} <= names
     assert (await seen_gone(watch, worker)).state == "gone"
+
+
+async def test_a_worker_that_is_replaced_when_its_code_changes_is_found_by_its_id(url: str) -> None:
+    ids = ("w", "w.reload-6", "w.reload-7", "w.8", "w2")
+    workers = {name: Worker(broker=url, agents=[WordStats], consumer_id=name, drain=1.0) for name in ids}
+    async with looking(url) as watch, AsyncExitStack() as stack:
+        for name in ids[1:]:
+            await stack.enter_async_context(workers[name])
+            await seen(watch, workers[name])
+        newest = await watch.find("w")
+        assert newest is not None
+        assert newest.worker_id == "w.reload-7"
+        async with workers["w"]:
+            await seen(watch, workers["w"])
+            exactly = await watch.find("w")
+            assert exactly is not None
+            assert exactly.worker_id == "w"
 
 
 async def seen_gone(watch: Watch, worker: Worker) -> Beat:
