@@ -3,6 +3,7 @@
 import asyncio
 import json
 import sys
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,6 +12,7 @@ from murmur.cli.fleet import NOBODY, depths, lasting, on_the_plane, opened, size
 from murmur.cli.options import where_tasks_are
 
 if TYPE_CHECKING:
+    from murmur.beats import Branch
     from murmur.transport import TopicStats
     from murmur.watch import Sighting, Watch
 
@@ -73,6 +75,7 @@ class _Screen:
         self._mailboxes = mailboxes
 
     def __rich_console__(self, console: Any, options: Any) -> Any:
+        from rich.box import SIMPLE_HEAD  # noqa: PLC0415
         from rich.table import Table  # noqa: PLC0415
         from rich.text import Text  # noqa: PLC0415
 
@@ -87,7 +90,10 @@ class _Screen:
         yield Text("  ·  ".join(totals) if self._fleet else NOBODY)
         if not self._fleet:
             return
-        workers = Table("worker", "state", "serves", "busy", "tasks/s", "ended", "failed", "restarts", "memory", "up")
+        workers = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+        workers.add_column("worker", no_wrap=True)  # whole, for who is to drain it
+        for name in ("state", "serves", "busy", "tasks/s", "ended", "failed", "restarts", "memory", "up"):
+            workers.add_column(name)
         for one in self._fleet:
             beat = one.beat
             workers.add_row(
@@ -102,8 +108,19 @@ class _Screen:
                 sized(beat.rss),
                 lasting(beat.at - beat.started_at),
             )
+            processes = [branch for branch in _all(beat.tree) if branch.pid is not None and branch.children]
+            for branch in processes:
+                workers.add_row(
+                    f"{'└─' if branch is processes[-1] else '├─'} {branch.id}  {branch.pid}",
+                    Text(branch.state, _COLOURS.get(branch.state, "")),
+                    ", ".join(map(_actor, branch.children)),
+                    str(branch.running),
+                    *("", "", ""),
+                    str(branch.restarts),
+                    sized(branch.rss),
+                )
         yield workers
-        mailboxes = Table("mailbox", "wait", "at work", "dead letters")
+        mailboxes = Table("mailbox", "wait", "at work", "dead letters", box=SIMPLE_HEAD, pad_edge=False)
         for agent, stats in self._mailboxes.items():
             mailboxes.add_row(agent, *("?" if n is None else str(n) for n in (stats.ready, stats.inflight, stats.dead)))
         yield mailboxes
@@ -115,5 +132,24 @@ class _Screen:
             yield Text(f"{one.beat.worker_id}, {ago} ago: {error.error_type}: {error.message}", "dim", overflow="fold")
 
 
+def _all(branches: "Sequence[Branch]") -> Iterator["Branch"]:
+    for branch in branches:
+        yield branch
+        yield from _all(branch.children)
+
+
+def _actor(branch: "Branch") -> str:
+    """Return an agent in its process: its name, and what it has in hand, or that it is held."""
+    held = "" if branch.state == "up" else f" ({branch.state})"
+    return f"{branch.id}{held}{f' {branch.running}' if branch.running else ''}"
+
+
 _WIDE = 160  # characters, where no terminal says
-_COLOURS = {"serving": "green", "starting": "yellow", "draining": "yellow", "silent": "red", "gone": "dim"}
+_COLOURS = {
+    "serving": "green",
+    "up": "green",
+    "starting": "yellow",
+    "draining": "yellow",
+    "silent": "red",
+    "gone": "dim",
+}

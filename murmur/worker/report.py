@@ -12,12 +12,14 @@ from attrs import define, field
 
 from murmur.beats import DRAINING, SERVING, STARTING, Beat, Branch
 from murmur.envelope import VERSION
+from murmur.worker.pool import Pool
 from murmur.worker.seat import Seat
 from murmur.worker.tree import Tree
 from supervisors import ChildInfo
 
 _RATE_OVER: Final = 10.0  # seconds
 _SHOWN_OF_CAUSE: Final = 200  # characters
+_SHOWN_AGENTS: Final = 20  # of one process: a beat is small
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -68,8 +70,8 @@ class Report:
         return round((ended - before) / (now - since), 2) if now > since else 0.0
 
     def _branches(self, children: Sequence[ChildInfo]) -> tuple[Branch, ...]:
-        seats = {pid: seat for pool in self.tree.pools for pid, seat in pool.seats.items()}
-        found = tuple(_branch(child, seats) for child in children)
+        below = {pid: _actors(pool, seat) for pool in self.tree.pools for pid, seat in pool.seats.items()}
+        found = tuple(_branch(child, below) for child in children)
         if not (hosts := self.tree.crew.hosts.values()):
             return found
         actors = tuple(
@@ -86,22 +88,28 @@ def resident(pid: int) -> int | None:
         return None
 
 
-def _branch(child: ChildInfo, seats: dict[int, Seat]) -> Branch:
+def _actors(pool: Pool, seat: Seat) -> tuple[Branch, ...]:
+    """Return the agents of one process; of very many, those that are at work or held."""
+    working = Counter(work.message.agent for work in seat.in_hand.values())
+    agents = pool.setting.agents if len(pool.setting.agents) <= _SHOWN_AGENTS else working.keys() | seat.held.keys()
+    return tuple(
+        Branch(id=name, state="held" if name in seat.held else "up", running=working[name], cause=seat.held.get(name))
+        for name in sorted(agents)
+    )
+
+
+def _branch(child: ChildInfo, actors: dict[int, tuple[Branch, ...]]) -> Branch:
     pid = child.info if isinstance(child.info, int) and child.up_since is not None else None
-    seat = None if pid is None else seats.get(pid)
-    below = tuple(_branch(one, seats) for one in child.children or ())
-    if seat is not None:
-        working = Counter(work.message.agent for work in seat.in_hand.values())
-        below = tuple(Branch(id=name, state="up", running=count) for name, count in sorted(working.items()))
+    below = None if pid is None else actors.get(pid)
     return Branch(
         id=child.id,
         state=child.state.value,
         pid=pid,
         rss=None if pid is None else resident(pid),
-        running=None if seat is None else len(seat.in_hand),
+        running=None if below is None else sum(one.running or 0 for one in below),
         restarts=child.restarts,
         cause=child.cause.partition("\n")[0][:_SHOWN_OF_CAUSE] or None,
-        children=below,
+        children=tuple(_branch(one, actors) for one in child.children or ()) if below is None else below,
     )
 
 

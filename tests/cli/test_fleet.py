@@ -1,6 +1,7 @@
 """Watching and commanding workers from the command line: real processes, a real Redis."""
 
 import json
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -42,6 +43,10 @@ def test_a_fleet_is_watched_and_commanded(
         assert [workers(seen)[name]["running"] for name in ("alone", "node")] == [0, 1]
         assert workers(seen)["node"]["agents"] == ["napper"]
         assert seen["mailboxes"]["napper"] == {"ready": 0, "inflight": 1, "dead": 0}
+
+        screen = murmur("top", "--once").stdout
+        assert re.search(r"├─ process-1  \d+ +up +napper", screen)
+        assert "napper 1 " in screen
 
         drawn = murmur("tree", "node").stdout
         assert f"node  serving  pid {node.pid} on " in drawn

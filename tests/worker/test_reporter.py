@@ -122,6 +122,8 @@ async def test_a_node_shows_its_processes_and_what_became_of_them(url: str) -> N
     async with looking(url) as watch, worker:
         beat = await seen(watch, worker, lambda beat: len(processes(beat)) == 2)
         assert all(branch.rss and branch.rss > 2**20 for branch in processes(beat))
+        (actors,) = {tuple(one.id for one in branch.children) for branch in processes(beat)}
+        assert actors == ("squarer",)  # also those that have nothing to do
         killed = processes(beat)[0].pid
         assert killed is not None
         os.kill(killed, signal.SIGKILL)
