@@ -18,9 +18,11 @@ from tests.brokers.server import Server
 LEASE: Final = 2.0  # seconds
 SLACK: Final = 40.0  # seconds
 # With `everysec` Redis answers what it has not written yet while a sync is slow, and loses that when killed.
+# A Kafka so busy that its controller drops it as it starts may end up with a coordinator of groups that is broken.
 # RabbitMQ closes the channel of a consumer that holds a message for longer than a minute, the least it supports.
 _SETTINGS: Final[dict[str, dict[str, Any]]] = {
     "redis": {"aof": True, "fsync": "always"},
+    "kafka": {"settings": {"broker.session.timeout.ms": "4000"}},
     "rabbitmq": {"terms": "{consumer_timeout, 60000}, {channel_tick_interval, 1000}"},
 }
 _AGENTS: Final = ("--agents", "attempt")
