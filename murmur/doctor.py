@@ -9,8 +9,10 @@ from attrs import frozen
 
 
 class Severity(enum.Enum):
-    """How much it matters. `BROKEN` cannot hold its invariant; `--strict` refuses it."""
+    """How much it matters. `REFUSED`: no right, so nothing works. `BROKEN` cannot hold its invariant; `--strict` refuses
+    both."""
 
+    REFUSED = "refused"
     BROKEN = "broken"
     RISK = "risk"
     NOTE = "note"
@@ -31,4 +33,9 @@ class Finding:
 
 def broken(findings: list[Finding]) -> list[Finding]:
     """Return those that cannot hold their invariant."""
-    return [finding for finding in findings if finding.severity is Severity.BROKEN]
+    return [finding for finding in findings if finding.severity in (Severity.REFUSED, Severity.BROKEN)]
+
+
+def refused(findings: list[Finding]) -> list[Finding]:
+    """Return those for which the broker cannot be used at all."""
+    return [finding for finding in findings if finding.severity is Severity.REFUSED]

@@ -145,7 +145,7 @@ class Watch:
 
 @contextlib.asynccontextmanager
 async def watching(plane: ControlPlane, topics: Topics, seal: Seal | None) -> AsyncIterator[Watch]:
-    """Open a control plane and hear what comes. Raises `BrokerUnreachable`."""
+    """Open a control plane and hear what comes. Raises `BrokerUnreachable`, `BrokerRefused`."""
     watch = Watch(plane, topics, seal)
     await plane.open()
     hearing = [asyncio.ensure_future(one) for one in (watch.hear_beats(), watch.hear_answers())]

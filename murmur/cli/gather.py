@@ -18,7 +18,7 @@ import msgspec
 from murmur.cli.discovery import discover, registry_of
 from murmur.cli.options import log_to_stderr, on_a_loop, option, strictly, where_agents_are, where_tasks_are
 from murmur.cli.run import agent_reference, typed_input
-from murmur.errors import InputError
+from murmur.errors import InputError, SpawnError
 
 
 @click.command()
@@ -66,6 +66,7 @@ def command(
             lines.check()
             stop = _Stop(batch_id)
             done = failed = 0
+            unpublished: SpawnError | None = None  # the first of them
             encode = runtime.registry.resolve(reference).output.encode
             with out.open("w", encoding="utf-8") as sink, stop.listening():
                 results = runtime.as_completed(
@@ -75,7 +76,13 @@ def command(
                     _write(sink, result, encode)
                     done += 1
                     failed += result.error is not None
+                    if unpublished is None and isinstance(result.error, SpawnError):
+                        unpublished = result.error
+            if unpublished is not None:
+                click.echo(f"{unpublished.code} {unpublished}", err=True)
             click.echo(f"{done} of {lines.count} tasks answered, {failed} with an error: {out}", err=True)
+            if unpublished is not None:
+                return 2
             return 1 if failed or done < lines.count else 0
 
     return on_a_loop(gather)

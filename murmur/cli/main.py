@@ -94,6 +94,9 @@ def _code_of(error: Exception) -> int:
         BrokerRefused,
         BrokerUnreachable,
         MissingExtra,
+        NeedsStore,
+        PayloadTooLarge,
+        SpawnError,
         UnknownAgent,
         Unsafe,
         WorkerGaveUp,
@@ -108,6 +111,8 @@ def _code_of(error: Exception) -> int:
         case BadAgentName() | BadURL() | BadSetting() | UnknownAgent():
             return 2
         case BrokerRefused() | BrokerUnreachable() | MissingExtra() | Unsafe():
+            return 2
+        case SpawnError() | PayloadTooLarge() | NeedsStore():
             return 2
         case _:
             return 1

@@ -8,6 +8,7 @@ import msgspec
 
 from murmur.cli.discovery import discover, registry_of
 from murmur.cli.options import log_to_stderr, on_a_loop, option, strictly, where_agents_are, where_tasks_are
+from murmur.errors import SpawnError
 
 
 @click.command()
@@ -36,7 +37,7 @@ def command(
             result = await runtime.run(reference, value, timeout=timeout)
             if result.error is not None:
                 click.echo(f"{result.error.code} {result.error}", err=True)
-                return 1
+                return 2 if isinstance(result.error, SpawnError) else 1
             click.echo(json_of(runtime.registry.resolve(reference).output.encode(result.output)))
             return 0
 

@@ -42,9 +42,10 @@ class BrokerRefused(MurmurError, ConnectionError):
     code: ClassVar[str] = "E112"
     url: str
     problem: str
+    mend: str = "Check user, password and rights"
 
     def __str__(self) -> str:
-        return f"{self.url} refused the connection: {self.problem.rstrip('.')}. Check user, password and rights"
+        return f"{self.url} refused us: {self.problem.rstrip('.')}. {self.mend}"
 
 
 @define(slots=False)

@@ -12,7 +12,7 @@ from loguru import logger
 
 from murmur.broker_url import BrokerURL
 from murmur.cancelling import cancelled
-from murmur.errors import BrokerUnreachable, MissingExtra
+from murmur.errors import BrokerRefused, BrokerUnreachable, MissingExtra
 from murmur.events.faststream_kinds import KINDS, Kind
 from murmur.events.listeners import Listeners
 
@@ -35,7 +35,7 @@ class FastStreamControl:
         self._subscribing: dict[str, asyncio.Task[Any]] = {}
 
     async def open(self) -> None:
-        """Connect. Raises `BrokerUnreachable`, `MissingExtra`."""
+        """Connect. Raises `BrokerUnreachable`, `BrokerRefused`, `MissingExtra`."""
         async with self._opening:
             if self._broker is not None:
                 return
@@ -52,7 +52,7 @@ class FastStreamControl:
             self._broker = broker
 
     async def publish(self, topic: str, body: bytes) -> None:
-        """Send. Raises `BrokerUnreachable`."""
+        """Send. Raises `BrokerUnreachable`, `BrokerRefused`."""
         if self._broker is None:
             raise self._unreachable("the control plane is not open")
         await self._timely(self._kind.publish(self._broker, self._named(topic), body))
@@ -89,7 +89,7 @@ class FastStreamControl:
             subscriber(hear)
             try:
                 await self._timely(subscriber.start())
-            except BrokerUnreachable as error:
+            except (BrokerUnreachable, BrokerRefused) as error:
                 logger.debug("cannot listen to {} yet: {}", topic, error)
                 await _stopped(subscriber)
                 await asyncio.sleep(_AGAIN)
@@ -102,7 +102,10 @@ class FastStreamControl:
                 return await call
         except TimeoutError:
             raise self._unreachable("no answer") from None
-        except Exception as error:  # each of four clients has errors of its own, all of which mean the same here
+        except Exception as error:  # each of four clients has errors of its own
+            if {kind.__name__ for kind in type(error).__mro__} & self._kind.refusals:
+                problem = f"the control plane is not ours to use: {error}"
+                raise BrokerRefused(url=str(self._url), problem=problem, mend=self._kind.mend) from error
             raise self._unreachable(f"{type(error).__name__}: {error}") from error
 
     def _unreachable(self, problem: str) -> BrokerUnreachable:

@@ -20,6 +20,8 @@ class Kind(Protocol):
     """One broker's way: `load` imports its client, blocking, and returns what makes a FastStream broker of a URL."""
 
     extra: str
+    refusals: frozenset[str]  # names of its client's exceptions that mean: no right, or wrong credentials
+    mend: str
 
     def load(self) -> Make:
         """Import. Raises ModuleNotFoundError."""
@@ -33,6 +35,8 @@ class Kind(Protocol):
 
 class _Redis:
     extra = "redis"
+    refusals = frozenset({"NoPermissionError", "AuthenticationError", "AuthorizationError"})
+    mend = "Give this user all channels: redis-cli ACL SETUSER USER &* +@pubsub"
 
     def load(self) -> Make:
         module = import_module("faststream.redis")
@@ -53,6 +57,8 @@ class _Redis:
 
 class _Nats:
     extra = "nats"
+    refusals = frozenset({"AuthorizationError"})
+    mend = "Let this user publish and subscribe to murmur.> in nats-server.conf, below the namespace if there is one"
 
     def load(self) -> Make:
         module = import_module("faststream.nats")
@@ -74,6 +80,11 @@ class _Nats:
 
 class _Kafka:
     extra = "kafka"
+    refusals = frozenset(
+        f"{what}Error"
+        for what in ("TopicAuthorizationFailed", "ClusterAuthorizationFailed", "SaslAuthenticationFailed")
+    )
+    mend = "Give this user the topics of the control plane, too: see murmur doctor"
 
     def load(self) -> Make:
         module = import_module("faststream.kafka")
@@ -94,6 +105,8 @@ class _Kafka:
 
 class _Rabbit:
     extra = "rabbitmq"
+    refusals = frozenset({"ChannelAccessRefused", "ProbableAuthenticationError", "AuthenticationError"})
+    mend = f"Give this user the exchange {_EXCHANGE}, too: rabbitmqctl set_permissions -p VHOST USER '.*' '.*' '.*'"
 
     def load(self) -> Make:
         module = import_module("faststream.rabbit")

@@ -234,7 +234,13 @@ class AgentRuntime:
     # -- life -------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        await self._engine_of().open()
+        engine = self._engine_of()
+        try:
+            await engine.open()
+        except BaseException:
+            await engine.queue.close(grace=0.0)  # what did open
+            await self.aclose()
+            raise
         return self
 
     async def __aexit__(

@@ -164,14 +164,8 @@ class _Doctor:
                 refused.append("delete what is done")
         if not refused:
             return []
-        prefix = self._topics.prefix or "*"
-        pattern = f"--resource-pattern-type prefixed --topic '{prefix}' --group '{prefix}'"
-        every = "--topic '*' --group '*'"
-        mend = (
-            f"kafka-acls.sh {self._at} --add --allow-principal User:{self._user} --operation All "
-            f"{pattern if self._topics.prefix else every}"
-        )
-        return [Finding(_BROKEN, "I22", f"{self._user} may not {', '.join(refused)}", mend)]
+        what = f"{self._user} may not {', '.join(refused)}"
+        return [Finding(Severity.REFUSED, "I22", what, self._link.granting(self._topics.prefix))]
 
     async def distance(self) -> list[Finding]:
         """How far away it is."""

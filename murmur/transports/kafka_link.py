@@ -140,7 +140,7 @@ class KafkaLink:
         if isinstance(error, _WRONG_CREDENTIALS):
             return BrokerRefused(url=self.shown, problem=str(error).partition("] ")[2] or str(error))
         if isinstance(error, NO_RIGHTS):
-            return BrokerRefused(url=self.shown, problem=f"no right to use it ({error})")
+            return BrokerRefused(url=self.shown, problem=f"no right to use it ({error})", mend=self.granting())
         if isinstance(error, ssl.SSLCertVerificationError):
             problem = f"its certificate is not trusted ({error.verify_message}); name its authority: ?ca=FILE"
         elif isinstance(error, kafka_errors.IllegalSaslStateError):
@@ -154,6 +154,15 @@ class KafkaLink:
         else:
             problem = str(error) or type(error).__name__
         return BrokerUnreachable(url=self.shown, after=DEADLINE, problem=problem)
+
+    def granting(self, prefix: str = "") -> str:
+        """Return the command that gives our user all rights we need, on what is under a namespace's prefix."""
+        names = f"--resource-pattern-type prefixed --topic '{prefix}' --group '{prefix}'"
+        return (
+            f"kafka-acls.sh --bootstrap-server {','.join(self._url.addresses)} --add "
+            f"--allow-principal User:{self._url.username or 'ANONYMOUS'} --operation All "
+            f"{names if prefix else "--topic '*' --group '*'"}"
+        )
 
     # -- topics -----------------------------------------------------------------------------------------------------
 
@@ -174,7 +183,7 @@ class KafkaLink:
                 count = await self._count_soon(topic) if code == _TOPIC_EXISTS else await self.count(topic)
                 if not count:
                     problem = f"topic {topic} is not there, and this user may not make it"
-                    raise BrokerRefused(url=self.shown, problem=problem)
+                    raise BrokerRefused(url=self.shown, problem=problem, mend=self.granting())
                 self._declared[topic] = count
             else:
                 problem = f"topic {topic} could not be made: {(more and more[0]) or kafka_errors.for_code(code)}"

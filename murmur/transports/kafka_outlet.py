@@ -108,7 +108,8 @@ class Outlet:
             problem = f"{topic} takes no message of {size:,} bytes: raise its max.message.bytes, see murmur doctor"
             return Refusal(message.id, problem, definite=True)
         definite = isinstance(error, NO_RIGHTS)
-        return Refusal(message.id, str(error) or type(error).__name__, definite)
+        problem = str(self._link.told(error)) if definite else str(error) or type(error).__name__
+        return Refusal(message.id, problem, definite)
 
     async def _started(self) -> Any:
         async with self._starting:

@@ -9,6 +9,7 @@ from msgspec import Struct
 from murmur.transports.nats_wire import Message
 
 NO_RESPONDERS: Final = 503
+_ROOTS: Final = ("$JS.API", "$JS.ACK", "$KV", "_INBOX")  # what is below them differs from call to call
 
 
 class JetStreamError(Exception):
@@ -59,3 +60,10 @@ def answer_of(message: Message) -> dict[str, Any]:
 def _failed(message: Message, error: _Error) -> JetStreamError:
     subject = message.subject.decode("utf-8", "replace")
     return JetStreamError(subject, status=error.code, code=error.err_code, text=error.description)
+
+
+def letting(problem: str, subject: str) -> str:
+    """Return what gives a right that the server said is missing."""
+    verb = "publish" if "publish" in problem.lower() else "subscribe"
+    wide = next((f"{root}.>" for root in _ROOTS if subject.startswith(root)), subject)
+    return f'Let this user {verb} to "{wide}" in nats-server.conf'

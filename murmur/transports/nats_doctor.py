@@ -20,6 +20,7 @@ from murmur.transports.nats_answers import JetStreamError
 from murmur.transports.nats_link import NatsLink
 from murmur.transports.nats_outlet import ROOM
 from murmur.transports.nats_streams import CONSUMER, CONSUMER_MISSING, NANOSECONDS, STREAM_MISSING, Streams
+from murmur.transports.nats_wire import encoded_headers
 
 _LEAST_VERSION: Final = (2, 9)
 _PINGS: Final = 20
@@ -122,6 +123,8 @@ class _Doctor:
             (f"make a consumer of {stream}", "$JS.API.>", lambda: self._streams.declare_consumer(topic, lease=30.0)),
             (f"publish to {topic}", f"{self._topics.prefix}>", lambda: self._link.ask(topic, b"doctor")),
             ("make the store's bucket", "$JS.API.>", self._streams_of_store),
+            ("write to the store", "$KV.>", self._write_to_store),
+            ("settle tasks", "$JS.ACK.>", lambda: self._link.ask(f"$JS.ACK.{stream}.doctor")),
             ("take the stream away", "$JS.API.>", lambda: self._link.api(f"STREAM.DELETE.{stream}")),
         ]
         found: list[Finding] = []
@@ -131,8 +134,10 @@ class _Doctor:
                     await attempt()
             except (BrokerRefused, JetStreamError, OutcomeUnknown, TimeoutError) as error:
                 problem = getattr(error, "problem", "") or str(error) or "no answer"
-                mend = f'Let this user publish to {subject}, $KV.> and $JS.ACK.>, and subscribe to "_INBOX.>"'
-                found.append(Finding(_BROKEN, "I1", f"this user may not {what}: {problem}", mend))
+                is_denied = isinstance(error, BrokerRefused)
+                mend = f"Let this user publish to {subject}, $JS.API.>, $KV.> and $JS.ACK.> in nats-server.conf"
+                severity = Severity.REFUSED if is_denied else _BROKEN
+                found.append(Finding(severity, "I1", f"this user may not {what}: {problem}", mend))
                 break
         return found
 
@@ -199,6 +204,12 @@ class _Doctor:
         except JetStreamError as error:
             if error.code != STREAM_MISSING:
                 raise
+
+    async def _write_to_store(self) -> None:
+        """Try a write that the bucket turns down: it holds no such revision."""
+        bucket = f"{self._namespace}-murmur" if self._namespace else "murmur"
+        headers = encoded_headers({"Nats-Expected-Last-Subject-Sequence": str(1 << 60)})
+        await self._link.ask(f"$KV.{bucket}.doctor", headers=headers)
 
     def _wanted(self) -> int:
         return int(self._link.url.options.get("replicas", "1"))

@@ -20,7 +20,7 @@ from msgspec import Struct
 from murmur.broker_url import BrokerURL
 from murmur.cancelling import cancelled
 from murmur.errors import BrokerRefused, BrokerUnreachable, MurmurError, OutcomeUnknown, PayloadTooLarge
-from murmur.transports.nats_answers import answer_of
+from murmur.transports.nats_answers import answer_of, letting
 from murmur.transports.nats_wire import Message, Subscriber, Wire, connect, request_line
 
 DEADLINE: Final = 10.0  # seconds that a call may take
@@ -259,9 +259,7 @@ class NatsLink:
         self.generation += 1
         self.wire, self._refusal = wire, None
         self.denied.clear()
-        wire.subscribe(1, f"{self.inbox}.c.*", self._answered)
-        for listening in self._listening.values():
-            wire.subscribe(listening.sid, listening.subject, listening.subscriber)
+        self._subscribe(wire)
         for batch, _, _, line in self._calls.values():
             batch.was_sent = True
             wire.send(line)
@@ -269,6 +267,16 @@ class NatsLink:
         if self.generation > 1:
             for tell in self._told:
                 tell(True)
+
+    def _subscribe(self, wire: Wire) -> None:
+        wire.subscribe(1, f"{self.inbox}.c.*", self._answered)
+        for listening in self._listening.values():
+            wire.subscribe(listening.sid, listening.subject, listening.subscriber)
+
+    def _permit(self, refusal: BrokerRefused) -> None:
+        """The server has read our subscriptions: unless it refused again, answers come from now on."""
+        if self._refusal is refusal:
+            self._refusal = None
 
     def _answered(self, message: Message) -> None:
         number = message.subject[len(self._reply_to) :]
@@ -296,7 +304,9 @@ class NatsLink:
         if found is None:
             return
         self.denied.add(found[1])
-        refused = BrokerRefused(url=self.shown, problem=problem)
+        refused = BrokerRefused(url=self.shown, problem=problem, mend=letting(problem, found[1]))
+        if found[1].lower() == f"{self.inbox}.c.*".lower():
+            self._refusal = refused  # no answer can come
         for number, (batch, index, subject, _) in list(self._calls.items()):
             if subject.lower() == found[1].lower() or found[1].lower().startswith("_inbox."):
                 del self._calls[number]
@@ -348,6 +358,9 @@ class NatsLink:
                 break
             self._give_up(number, "no answer in time" if batch.was_sent else "no connection")
         wire = self.wire
+        if wire is not None and self._refusal is not None:
+            self._subscribe(wire)  # the right may have been given meanwhile, and nobody would tell
+            wire.ping(partial(self._permit, self._refusal))
         if wire is not None and now - wire.heard_at >= PING_AFTER:
             if now - wire.heard_at >= PING_AFTER + DEADLINE:
                 wire.abort("no answer in time")

@@ -69,7 +69,7 @@ async def _tried(outlet: Outlet, queue: str) -> list[Finding]:
         await outlet.declare(queue)
     except BrokerRefused as error:
         if "access to queue" in error.problem:
-            return [Finding(_BROKEN, "I22", f"{user} may not make queues", may)]
+            return [Finding(Severity.REFUSED, "I22", f"{user} may not make queues", may)]
         what = f"no quorum queue can be made: {error.problem}"
         return [Finding(_BROKEN, "I1", what, "rabbitmqctl enable_feature_flag quorum_queue, or upgrade to RabbitMQ 4")]
     except BrokerUnreachable as error:
@@ -103,7 +103,7 @@ async def _sent(outlet: Outlet, wire: Wire, queue: str, user: str, may: str) -> 
         return [Finding(_BROKEN, "I1", what, "rabbitmq-diagnostics alarms, then free that resource")]
     (answer,) = await sending
     if "access" in answer.failure:
-        return [Finding(_BROKEN, "I22", f"{user} may not publish", may)]
+        return [Finding(Severity.REFUSED, "I22", f"{user} may not publish", may)]
     if answer.failure:
         return [Finding(_BROKEN, "I1", f"a message was not taken: {answer.failure}", "See the server's log")]
     took = time.perf_counter() - began
@@ -120,7 +120,7 @@ async def _read(wire: Wire, queue: str, user: str, may: str) -> list[Finding]:
         channel = await wire.channel()
         await channel.ask(commands.Basic.Consume(queue=queue, consumer_tag="doctor"))
     except ServerError:
-        return [Finding(_BROKEN, "I22", f"{user} may not read queues", may)]
+        return [Finding(Severity.REFUSED, "I22", f"{user} may not read queues", may)]
     await channel.leave()
     return []
 

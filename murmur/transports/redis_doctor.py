@@ -9,7 +9,7 @@ from typing import Any, Final, cast
 from murmur.doctor import Finding, Severity
 from murmur.errors import BrokerRefused, BrokerUnreachable
 from murmur.names import Topics
-from murmur.transports.redis_link import RedisLink
+from murmur.transports.redis_link import RedisLink, granting
 from murmur.transports.redis_wire import ServerError
 
 _LEAST_VERSION: Final = (6, 2)
@@ -127,6 +127,7 @@ class _Doctor:
         base = f"{self._topics.prefix}murmur:doctor:{secrets.token_hex(4)}"
         stream, row = f"{base}.tasks", f"{base}:row"
         tries: tuple[tuple[Any, ...], ...] = (
+            ("TIME",),
             ("EVAL", "return redis.call('TIME')", 0),
             ("XGROUP", "CREATE", stream, "workers", "0", "MKSTREAM"),
             ("XADD", stream, "*", "d", "x"),
@@ -159,24 +160,23 @@ class _Doctor:
             return []
         user = await self._asked("ACL", "WHOAMI") or b"this user"
         name = cast(bytes, user).decode()
-        prefix = f"~{self._topics.prefix}*" if self._topics.prefix else "~*"
-        mend = (
-            f"redis-cli ACL SETUSER {name} {prefix} &* +@read +@write +@stream +@scripting +@pubsub +@connection +info"
-        )
-        return [Finding(_BROKEN, "I22", f"{name} may not use {', '.join(sorted(refused))} on our keys", mend)]
+        what = f"{name} may not use {', '.join(sorted(refused))} on our keys"
+        return [Finding(Severity.REFUSED, "I22", what, granting(name, self._topics.prefix))]
 
     async def distance(self) -> list[Finding]:
         """How far away it is, and whether its clock goes with ours."""
         trips = []
         for _ in range(_PINGS):
             began = time.perf_counter()
-            reply = cast(list[bytes], await self._link.ask("TIME", is_repeatable=True))
+            reply = await self._asked("TIME")
             trips.append(time.perf_counter() - began)
+        if not isinstance(reply, list):
+            return []  # told by `rights`
         found = []
         if (middle := statistics.median(trips)) > _SLOW:
             what = f"a round trip takes {middle * 1000:.0f} ms"
             found.append(Finding(_RISK, "I10", what, "Bring workers and server together; lengthen the lease"))
-        drift = time.time() - (int(reply[0]) + int(reply[1]) / 1e6)
+        drift = time.time() - (int(cast(bytes, reply[0])) + int(cast(bytes, reply[1])) / 1e6)
         if abs(drift) > _DRIFT:
             side = "ahead of" if drift > 0 else "behind"
             what = f"our clock is {abs(drift):.0f} s {side} the server's: deadlines are off"

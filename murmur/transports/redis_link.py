@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from murmur.broker_url import BrokerURL
 from murmur.cancelling import cancelled
 from murmur.errors import BrokerRefused, BrokerUnreachable, OutcomeUnknown
 from murmur.transports.redis_scripts import Script
@@ -130,6 +131,9 @@ class RedisLink:
     def told(self, error: Exception) -> Exception:
         """Return an error as those who use the port know it."""
         if isinstance(error, ServerError):
+            if error.code == "NOPERM":
+                user = BrokerURL.parse(self.url).username or "default"
+                return BrokerRefused(url=self.shown, problem=str(error), mend=granting(user))
             if error.is_refusal:
                 return BrokerRefused(url=self.shown, problem=str(error))
             if error.is_away:
@@ -207,6 +211,14 @@ class RedisLink:
 
     def _unreachable(self, problem: str) -> BrokerUnreachable:
         return BrokerUnreachable(url=self.shown, after=DEADLINE, problem=problem)
+
+
+def granting(user: str, prefix: str = "") -> str:
+    """Return the command that gives a user all rights we need, on the keys under a namespace's prefix."""
+    return (
+        f"redis-cli ACL SETUSER {user} ~{prefix}* &* +@read +@write +@stream +@scripting +@pubsub +@connection "
+        "+info +time"
+    )
 
 
 def redacted(url: str) -> str:

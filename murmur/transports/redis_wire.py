@@ -31,6 +31,7 @@ Finish = Callable[[Reply, Exception | None], None]
 
 _NOT_ENOUGH: Final = object()
 _REFUSALS: Final = ("NOAUTH", "WRONGPASS", "NOPERM", "WRONGTYPE")
+_NO_RIGHT_IN_SCRIPT: Final = "The user executing the script can't"
 _FULL: Final = ("OOM", "MISCONF", "NOREPLICAS")  # no memory, no disk, nobody to keep a copy
 _AWAY: Final = ("LOADING", "MASTERDOWN", "READONLY", "CLUSTERDOWN", "BUSY", "TRYAGAIN", *_FULL)
 _MENDS: Final = {
@@ -46,7 +47,8 @@ class ServerError(Exception):
         inner = text.removeprefix("ERR ")
         if inner.partition(" ")[0] not in (*_REFUSALS, *_AWAY):
             inner = text
-        self.code = inner.partition(" ")[0]
+        # A script whose user lacks a right to what it does is told so in a sentence without a code.
+        self.code = "NOPERM" if _NO_RIGHT_IN_SCRIPT in text else inner.partition(" ")[0]
         super().__init__(inner + _MENDS.get(self.code, ""))
 
     @property

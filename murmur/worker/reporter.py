@@ -15,7 +15,7 @@ from loguru import logger
 from murmur.beats import ANSWERS, BEATS, COMMANDS, GONE, Answer, Beat, Command, packed, unpacked
 from murmur.control import ControlPlane
 from murmur.envelope import VERSION
-from murmur.errors import BadEnvelope, BadSetting, BrokerUnreachable, MissingExtra
+from murmur.errors import BadEnvelope, BadSetting, BrokerRefused, BrokerUnreachable, MissingExtra
 from murmur.names import Topics
 from murmur.signing import Seal
 from murmur.worker.memory import give_back
@@ -40,6 +40,7 @@ class Reporter:
     incarnation: str = field(factory=lambda: secrets.token_hex(4))
     look: Callable[[str], Beat] = field(init=False)  # set once there is something to see
     _changed: asyncio.Event = field(factory=asyncio.Event)
+    _is_refused: bool = False  # and that was told
 
     def changed(self) -> None:
         """Say it soon."""
@@ -54,6 +55,10 @@ class Reporter:
                 await self._report()
             except BrokerUnreachable as error:
                 logger.debug("the control plane is away: {}", error)
+            except BrokerRefused as error:
+                told = logger.debug if self._is_refused else logger.warning
+                told("{} {}; until then this worker can neither be watched nor commanded", error.code, error)
+                self._is_refused = True
             except MissingExtra as error:
                 logger.warning("{} {}; this worker can neither be watched nor commanded", error.code, error)
                 await asyncio.Event().wait()
@@ -63,7 +68,7 @@ class Reporter:
 
     async def leave(self) -> None:
         """Say that the worker is gone, and close the plane."""
-        with contextlib.suppress(TimeoutError, BrokerUnreachable):
+        with contextlib.suppress(TimeoutError, BrokerUnreachable, BrokerRefused):
             async with asyncio.timeout(_GOODBYE):
                 await self._say(BEATS, self.look(GONE))
         await self.plane.close()
@@ -109,7 +114,7 @@ class Reporter:
     async def _answer(self, command_id: str, error: BadEnvelope | None = None) -> None:
         kind, text = (None, None) if error is None else (type(error).__name__, str(error))
         answer = Answer(v=VERSION, command_id=command_id, worker_id=self.worker_id, error_type=kind, error_message=text)
-        with contextlib.suppress(BrokerUnreachable):  # who asked sees the beats, too
+        with contextlib.suppress(BrokerUnreachable, BrokerRefused):  # who asked sees the beats, too
             await self._say(ANSWERS, answer)
 
     async def _say(self, topic: str, message: Any) -> None:

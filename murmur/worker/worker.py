@@ -220,7 +220,11 @@ class Worker:
                 found = await wiring.examined(
                     self._broker, store=self._store, namespace=self.namespace, strict=self._strict
                 )
-                await tree.queue.open(owner=self.runtime_id, lease=self._lease)
+                try:
+                    await tree.queue.open(owner=self.runtime_id, lease=self._lease)
+                except BaseException:
+                    await tree.queue.close(grace=0.0)  # what did open
+                    raise
                 sys.stderr.write(self._banner(tree.queue.topics, found))
                 sys.stderr.flush()
             try:

@@ -177,6 +177,59 @@ def test_a_key_of_redis_that_is_somebody_elses(start_redis: RedisStarter, say: S
     assert re.match("E112 .*WRONGTYPE.*use a namespace", said.line), said.err
 
 
+@pytest.mark.parametrize("rules", [("~*", "&*", "+@all", "-@write"), ("~other*", "&*", "+@all"), ("+ping",)])
+def test_rights_that_redis_withholds(rules: tuple[str, ...], start_redis: RedisStarter, say: Say) -> None:
+    server = start_redis(aof=True)
+    server.call("ACL", "SETUSER", "weak", "reset", "on", f">{CANARY}", *rules)
+    url = f"redis://weak:{CANARY}@{HOST}:{server.port}"
+    for words in (("doctor",), START, ("run", "--app", APP, "echo", "x")):
+        said = say(url, *words)
+        assert said.code == 2
+        assert re.match("E112 .*redis-cli ACL SETUSER weak", said.line), said.err
+    server.call(*said.line.partition("redis-cli ")[2].split())
+    assert say(url, "doctor").code == 0
+
+
+@pytest.mark.parametrize(
+    ("may_not", "mend"),
+    [
+        ({"publish": {"deny": ["$JS.API.>"]}}, r'publish to "\$JS.API.>"'),
+        ({"publish": {"deny": ["$KV.>"]}}, r"\$KV.>"),
+        ({"subscribe": {"deny": ["_INBOX.>"]}}, r'subscribe to "_INBOX.>"'),
+    ],
+)
+def test_rights_that_nats_withholds(may_not: dict[str, object], mend: str, start_nats: NatsStarter, say: Say) -> None:
+    server = start_nats(password=CANARY, permissions=may_not)
+    for words in (("doctor",), START, ("run", "--app", APP, "echo", "x")):
+        said = say(server.url, *words)
+        assert said.code == 2
+        assert re.match(f"E112 .*Let this user .*{mend}.* in nats-server.conf", said.line), said.err
+
+
+def test_a_task_that_may_not_be_published_is_told(start_nats: NatsStarter, say: Say, tmp_path: Path) -> None:
+    server = start_nats(password=CANARY, permissions={"publish": {"deny": ["*.tasks"]}})
+    tasks = tmp_path / "tasks.jsonl"
+    tasks.write_text('"x"\n')
+    for words in (("run", "echo", "x"), ("gather", "echo", "--tasks", str(tasks), "--out", str(tmp_path / "out"))):
+        said = say(server.url, *words)
+        assert said.code == 2
+        assert re.search('E207 .*Let this user publish to "echo.tasks"', said.err), said.err
+
+
+def test_rights_that_rabbitmq_withholds(rabbitmq: RabbitPlace, say: Say) -> None:
+    server, vhost = rabbitmq.server, rabbitmq.vhost
+    server.call(f'catch rabbit_auth_backend_internal:add_user(<<"w-{vhost}">>, <<"{CANARY}">>, <<"test">>)')
+    url = server.at(vhost, user=f"w-{vhost}", password=CANARY)
+    server.call(
+        f'rabbit_auth_backend_internal:set_permissions(<<"w-{vhost}">>, <<"{vhost}">>, '
+        '<<"">>, <<"">>, <<"">>, <<"test">>)'
+    )
+    for words in (("doctor",), START, ("run", "--app", APP, "echo", "x")):
+        said = say(url, *words)
+        assert said.code == 2
+        assert re.match("E112 .*rabbitmqctl set_permissions", said.line), said.err
+
+
 def test_nats(start_nats: NatsStarter, certificates: Certificates, say: Say) -> None:
     plain = start_nats(password="s3same")
     with_tls = start_nats(certificate=(certificates.certificate, certificates.key))
@@ -218,7 +271,7 @@ def test_what_nats_does_not_take_for_its_size(start_nats: NatsStarter, say: Say)
     server = start_nats(settings="max_payload: 64KB")
     assert "max_payload is 65,536 bytes" in say(server.url, "doctor").out
     said = say(server.url, "run", "echo", "x" * 200_000)
-    assert said.code == 1
+    assert said.code == 2
     assert re.match("E207 .*was not published: .* at most 65,536 are allowed; pass a reference", said.line), said.err
 
 
@@ -268,10 +321,10 @@ def test_kafka_with_tls_and_passwords_serves_who_has_both_and_tells_the_others_w
         (f"kafka+ssl://root:{CANARY}@{at}", "E111 .*name its authority"),
         (f"kafka+ssl://root:{CANARY}@{at}?ca={server.ca}", "E112 .*Invalid username or password"),
     )
-    said = say(f"kafka+ssl://weak:{CANARY}@{at}?ca={server.ca}", "doctor", "--store", "memory://")
-    assert said.code == 1  # it can be examined, and is found wanting
-    assert "weak may not create topics" in said.out
-    assert "--allow-principal User:weak" in said.out
+    for words in (("doctor",), START, ("run", "--app", APP, "echo", "x")):
+        said = say(f"kafka+ssl://weak:{CANARY}@{at}?ca={server.ca}", *words, "--store", "memory://")
+        assert said.code == 2
+        assert re.match("E112 .* may not .*--allow-principal User:weak", said.line), said.err
     asyncio.run(is_refused_a_topic(f"kafka+ssl://weak:{CANARY}@{at}?ca={server.ca}"))
     asyncio.run(is_served(f"kafka+ssl://root:{quote(password, safe='')}@{at}?partitions=2&ca={server.ca}"))
 
@@ -295,5 +348,5 @@ def test_what_kafka_does_not_take_for_its_size(kafka_url: str, say: Say) -> None
 
     asyncio.run(make())
     said = say(kafka_url, "run", "--namespace", "small", "--app", APP, "echo", "x" * 5_000)
-    assert said.code == 1
+    assert said.code == 2
     assert re.match(r"E207 .*echo.tasks takes no message of [\d,]+ bytes: raise its max.message.bytes", said.line)

@@ -70,7 +70,7 @@ async def test_each_trouble_is_found_with_its_invariant(start_nats: NatsStarter)
 async def test_missing_rights_are_named(start_nats: NatsStarter) -> None:
     server = start_nats(password=PASSWORD, permissions={"publish": {"deny": ["*.tasks"]}})
     found = await examined(server)
-    (missing,) = [one for one in found if one.severity is Severity.BROKEN]
+    (missing,) = [one for one in found if one.severity is Severity.REFUSED]
     assert "may not publish" in missing.what
     assert "Permissions Violation" in missing.what
     transport = nats.connect(server.url, consumer_id="p", namespace="", lease=None)
