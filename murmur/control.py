@@ -13,7 +13,7 @@ class ControlPlane(Protocol):
     """One object per process and broker. Belongs to the loop that opened it. Topics are without namespace."""
 
     async def open(self) -> None:
-        """Connect. Raises `BrokerUnreachable`, `BrokerRefused` within 10 s, and may then be called again. Idempotent."""
+        """Connect. Raises `BrokerUnreachable`, `BrokerRefused` within 10 s; may then be called again. Idempotent."""
 
     async def publish(self, topic: str, body: bytes) -> None:
         """Send to everybody who listens now. Raises `BrokerUnreachable`, `BrokerRefused` within 10 s; whoever heard it,

@@ -9,8 +9,7 @@ from attrs import frozen
 
 
 class Severity(enum.Enum):
-    """How much it matters. `REFUSED`: no right, so nothing works. `BROKEN` cannot hold its invariant; `--strict` refuses
-    both."""
+    """How much it matters. `REFUSED`: no right, so nothing works. `BROKEN` cannot hold its invariant."""
 
     REFUSED = "refused"
     BROKEN = "broken"

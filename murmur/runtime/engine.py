@@ -75,6 +75,14 @@ class Engine:
                 self._opening = None
             raise
 
+    async def begin(self) -> None:
+        """Open, or leave nothing open: nobody comes back to one that could not begin."""
+        try:
+            await self.open()
+        except BaseException:
+            await self.queue.close(grace=0.0)
+            raise
+
     async def declare(self, agent: str) -> None:
         """Make sure an agent's mailbox exists, so that tasks can wait there for its first worker."""
         if agent not in self._declared:

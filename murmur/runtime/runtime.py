@@ -234,13 +234,7 @@ class AgentRuntime:
     # -- life -------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        engine = self._engine_of()
-        try:
-            await engine.open()
-        except BaseException:
-            await engine.queue.close(grace=0.0)  # what did open
-            await self.aclose()
-            raise
+        await self._engine_of().begin()
         return self
 
     async def __aexit__(

@@ -121,7 +121,7 @@ class BrokerOnlyStore:
         """Leases and delays are the broker's."""
 
     async def cancel(self, results: Mapping[str, bytes]) -> Mapping[str, State]:
-        """Tell all who listen. A worker that starts later has not heard it. Raises `BrokerUnreachable`, `BrokerRefused`."""
+        """Tell all who listen now. Raises `BrokerUnreachable`, `BrokerRefused`."""
         self._remember(results)
         await self._control.publish(CANCELS, msgspec.json.encode([Raw(result) for result in results.values()]))
         return dict.fromkeys(results, State.CANCELLED)

@@ -157,11 +157,11 @@ class KafkaLink:
 
     def granting(self, prefix: str = "") -> str:
         """Return the command that gives our user all rights we need, on what is under a namespace's prefix."""
-        names = f"--resource-pattern-type prefixed --topic '{prefix}' --group '{prefix}'"
+        ours = f"--resource-pattern-type prefixed --topic '{prefix}' --group '{prefix}'"
+        names = ours if prefix else "--topic '*' --group '*'"
         return (
             f"kafka-acls.sh --bootstrap-server {','.join(self._url.addresses)} --add "
-            f"--allow-principal User:{self._url.username or 'ANONYMOUS'} --operation All "
-            f"{names if prefix else "--topic '*' --group '*'"}"
+            f"--allow-principal User:{self._url.username or 'ANONYMOUS'} --operation All {names}"
         )
 
     # -- topics -----------------------------------------------------------------------------------------------------
