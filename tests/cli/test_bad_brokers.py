@@ -20,8 +20,8 @@ from aiokafka.admin import NewTopic
 from attrs import frozen
 
 from murmur.broker_url import BrokerURL
+from murmur.cli import gather, run, worker
 from murmur.cli import main as command_line
-from murmur.cli import worker as worker_command
 from murmur.errors import BrokerRefused
 from murmur.transport import Outgoing, Refusal, TopicSpec
 from murmur.transports import kafka
@@ -61,7 +61,8 @@ Say = Callable[..., Said]
 @pytest.fixture
 def say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Say:
     """Type a command with a broker's URL in the environment."""
-    monkeypatch.setattr(worker_command, "log_to_stderr", lambda **_: None)  # the tests' own logging stays
+    for module in (worker, run, gather):
+        monkeypatch.setattr(module, "log_to_stderr", lambda **_: None)  # the tests' own logging stays
 
     def typed(url: str, *words: str) -> Said:
         monkeypatch.setenv("MURMUR_BROKER", url)
@@ -71,7 +72,7 @@ def say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         assert time.monotonic() - began < WITHIN
         told = capsys.readouterr()
         assert CANARY not in told.out + told.err
-        assert "Traceback" not in told.err
+        assert "Traceback" not in told.err, told.err
         return Said(code, told.out, told.err)
 
     return typed
