@@ -216,8 +216,8 @@ async def connect(
     Args:
         url: as redis-py reads it, password included; `shown`: the same without.
     """
-    connection = _connection(url, shown)
     try:
+        connection = _connection(url, shown)  # reads files, of which there may be none left to open
         async with asyncio.timeout(CONNECT_WITHIN):
             await connection.connect()  # type: ignore[no-untyped-call]  # redis-py left it so
     except exceptions.BusyLoadingError as error:

@@ -62,6 +62,15 @@ async def test_a_server_that_never_answers_is_unreachable_within_ten_seconds(red
         assert time.monotonic() - began < 10.0
 
 
+async def test_a_client_that_can_open_no_file_is_unreachable_for_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    def has_no_file_left(*_: object) -> None:
+        raise OSError(24, "Too many open files", "METADATA")
+
+    monkeypatch.setattr(redis_wire, "_connection", has_no_file_left)
+    with pytest.raises(BrokerUnreachable, match="Too many open files"):
+        await RedisLink("redis://localhost", name="murmur").open()
+
+
 async def test_a_wrong_password_is_refused_and_stands_in_no_text(start_redis: RedisStarter) -> None:
     server = start_redis(password="right % / @ one")
     for wrong in ("redis://:canary-7@127.0.0.1:{}", "redis://127.0.0.1:{}", "redis://somebody:canary-7@127.0.0.1:{}/3"):
