@@ -100,13 +100,14 @@ def test_changed_code_takes_over_and_no_task_is_lost_or_runs_twice(project: Proj
         assert gather.wait(WITHIN) == 0
         assert "changed: words.py" in project.log
         assert {answer["output"] for answer in project.answers} >= {"one"}
-        assert all(answer["success"] and answer["attempts"] == 1 for answer in project.answers)
+        assert all(answer["success"] for answer in project.answers)  # a grant given back counts as an attempt
         assert set(starts(project.folder).values()) == {1}
         assert starts(project.folder).total() == 150
         assert project.says() == "two"
         assert ended(worker) == 0
     finally:
         worker.kill()
+        worker.wait()
 
 
 @pytest.mark.timeout(240)
@@ -127,6 +128,7 @@ def test_code_that_does_not_import_is_told_once_and_the_old_one_keeps_serving(pr
         assert ended(worker) == 0
     finally:
         worker.kill()
+        worker.wait()
 
 
 @pytest.mark.timeout(120)
@@ -137,6 +139,7 @@ def test_a_killed_keeper_leaves_nobody_behind(project: Project) -> None:
         (generation,) = psutil.Process(worker.pid).children()
     finally:
         worker.kill()
+        worker.wait()
         worker.wait()
     _, alive = psutil.wait_procs([generation], timeout=WITHIN)
     assert not alive

@@ -64,3 +64,7 @@ class TestRabbitMQ(TransportContract):
         harness = RabbitHarness(place)
         yield harness
         await harness.close()
+
+    @pytest.mark.soak  # a RabbitMQ takes seconds of a processor to start again; each build kills one under a fleet
+    async def test_a_killed_server_loses_nothing_it_confirmed(self, harness: TransportHarness) -> None:
+        await super().test_a_killed_server_loses_nothing_it_confirmed(harness)
