@@ -77,15 +77,15 @@ class BrokerURL:
         return tuple(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in self.hosts)
 
     @property
-    def database(self) -> int:
-        """The number of the database on a Redis server; 0 where there is none."""
-        said = self.options.get("db") or ("" if self.scheme == "unix" else self.path.replace("/", ""))
-        return int(said) if self.scheme in _REDIS and said.isdigit() else 0
-
-    @property
     def is_tls(self) -> bool:
         """Whether the connection is to be encrypted, and the host's certificate verified."""
         return self.scheme in _TLS
+
+    def channel(self, name: str) -> str:
+        """Return what a broadcast is called there. Redis has databases, its channels do not: they need the number."""
+        said = self.options.get("db") or ("" if self.scheme == "unix" else self.path.replace("/", ""))
+        database = int(said) if self.scheme in _REDIS and said.isdigit() else 0
+        return f"{name}@{database}" if database else name
 
     def tls(self) -> ssl.SSLContext | None:
         """Return what verifies the host, None for a plain connection. Blocking: reads files.

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Final
 
 from attrs import frozen
 
+from murmur.cancelling import cancelled
+
 if TYPE_CHECKING:
     from murmur.worker import Worker
 
@@ -30,8 +32,7 @@ class Generation:
         try:
             yield
         finally:
-            telling.cancel()
-            await asyncio.gather(telling, return_exceptions=True)
+            await cancelled([telling])
             self.keeper.close()
 
     async def _tell(self, worker: "Worker") -> None:

@@ -19,6 +19,7 @@ import click
 from attrs import define, field
 from loguru import logger
 
+from murmur.cancelling import cancelled
 from murmur.cli.generation import VARIABLE
 from murmur.errors import MissingExtra
 
@@ -54,8 +55,7 @@ async def keep(arguments: Sequence[str], folders: Sequence[Path]) -> int:
     try:
         return await keeper.run()
     finally:
-        watching.cancel()
-        await asyncio.gather(watching, return_exceptions=True)
+        await cancelled([watching])
 
 
 @define(eq=False)

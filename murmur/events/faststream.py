@@ -55,7 +55,7 @@ class FastStreamControl:
         """Send. Raises `BrokerUnreachable`, `BrokerRefused`."""
         if self._broker is None:
             raise self._unreachable("the control plane is not open")
-        await self._timely(self._kind.publish(self._broker, self._named(topic), body))
+        await self._timely(self._kind.publish(self._broker, self._url.channel(self._prefix + topic), body))
 
     def subscribe(self, topic: str) -> AsyncIterator[bytes]:
         """Listen. FastStream has one subscription per topic; all listeners of this process share it."""
@@ -75,17 +75,12 @@ class FastStreamControl:
         if broker is not None:
             await _stopped(broker)
 
-    def _named(self, topic: str) -> str:
-        """Return what a topic is called there. Redis has databases, but its channels do not: they need the number."""
-        database = self._url.database
-        return f"{self._prefix}{topic}@{database}" if database else self._prefix + topic
-
     async def _subscribed(self, topic: str) -> None:
         async def hear(body: bytes) -> None:
             self._listeners.tell(topic, body)
 
         while True:
-            subscriber = self._kind.subscriber(self._broker, self._named(topic))
+            subscriber = self._kind.subscriber(self._broker, self._url.channel(self._prefix + topic))
             subscriber(hear)
             try:
                 await self._timely(subscriber.start())

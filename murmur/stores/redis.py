@@ -61,8 +61,7 @@ class RedisStore:
         topics = Topics(namespace)
         base = f"{topics.prefix}murmur:"
         self._keys = Keys(topics, f"{base}task:", f"{base}journal:", max(1, round(retention)))
-        database = BrokerURL.parse(url).database  # channels are the whole server's
-        self._channel = f"{base}cancelled@{database}" if database else f"{base}cancelled"
+        self._channel = BrokerURL.parse(url).channel(f"{base}cancelled")
         self._mailbox = mailbox
         self._link = mailbox.session.link if mailbox else RedisLink(url, name=f"murmur:store#{secrets.token_hex(4)}")
         self._ledger = Ledger(self._link, self._keys, mailbox.session if mailbox else None)

@@ -33,11 +33,10 @@ async def examine(url: str, *, namespace: str, settings_only: bool) -> list[Find
 
     Raises `BrokerUnreachable`, `BrokerRefused`, `BadURL`.
     """
-    parsed = BrokerURL.parse(url)
-    link = KafkaLink(parsed, client_id="murmur-doctor")
+    link = KafkaLink(BrokerURL.parse(url), client_id="murmur-doctor")
     await link.open()
     try:
-        doctor = _Doctor(link, Topics(namespace), parsed)
+        doctor = _Doctor(link, Topics(namespace))
         looks: list[Callable[[], Awaitable[list[Finding]]]] = [doctor.cluster, doctor.settings, doctor.topics]
         if not settings_only:
             looks += [doctor.rights, doctor.distance, doctor.mailboxes]
@@ -48,10 +47,8 @@ async def examine(url: str, *, namespace: str, settings_only: bool) -> list[Find
 
 
 class _Doctor:
-    def __init__(self, link: KafkaLink, topics: Topics, url: BrokerURL) -> None:
+    def __init__(self, link: KafkaLink, topics: Topics) -> None:
         self._link, self._topics = link, topics
-        self._user = url.username or "ANONYMOUS"
-        self._at = f"--bootstrap-server {','.join(url.addresses)}"
 
     async def cluster(self) -> list[Finding]:
         """Version, and how many brokers there are."""
@@ -70,9 +67,9 @@ class _Doctor:
         """What the brokers are told."""
         settings = await self._link.broker_settings()
         if not settings:
-            what = f"{self._user} may not see the brokers' settings, which are not examined"
-            who = f"--allow-principal User:{self._user}"
-            mend = f"kafka-acls.sh {self._at} --add {who} --operation DescribeConfigs --cluster"
+            what = f"{self._link.user} may not see the brokers' settings, which are not examined"
+            who = f"--allow-principal User:{self._link.user}"
+            mend = f"kafka-acls.sh {self._link.at} --add {who} --operation DescribeConfigs --cluster"
             return [Finding(_NOTE, "I22", what, mend)]
         brokers = len(await self._link.brokers())
 
@@ -126,7 +123,7 @@ class _Doctor:
         """What is set for the mailboxes that are there."""
         found = []
         for topic, settings in (await self._link.topic_settings(await self._mailboxes())).items():
-            alter = f"kafka-configs.sh {self._at} --alter --entity-type topics --entity-name {topic} --add-config"
+            alter = f"kafka-configs.sh {self._link.at} --alter --entity-type topics --entity-name {topic} --add-config"
             if settings.get("retention.ms", "-1") != "-1":
                 hours = int(settings["retention.ms"]) / 3_600_000
                 what = f"{topic} deletes what is older than {hours:.0f} h, done or not"
@@ -164,7 +161,7 @@ class _Doctor:
                 refused.append("delete what is done")
         if not refused:
             return []
-        what = f"{self._user} may not {', '.join(refused)}"
+        what = f"{self._link.user} may not {', '.join(refused)}"
         return [Finding(Severity.REFUSED, "I22", what, self._link.granting(self._topics.prefix))]
 
     async def distance(self) -> list[Finding]:
@@ -197,7 +194,7 @@ class _Doctor:
                 found.append(Finding(_RISK, "I16", what, f"murmur worker start --agents {agent}"))
             if members > count:
                 what = f"{topic} has {count} partitions for {members} workers: {members - count} of them stand idle"
-                mend = f"kafka-topics.sh {self._at} --alter --topic {topic} --partitions {4 * members}"
+                mend = f"kafka-topics.sh {self._link.at} --alter --topic {topic} --partitions {4 * members}"
                 found.append(Finding(_RISK, "I10", what, mend))
             if stats.dead:
                 what = f"{agent} has {stats.dead:,} dead letters"

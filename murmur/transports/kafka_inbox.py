@@ -51,13 +51,7 @@ class Inbox:
             end = (await link.ends(self._topic))[number]
             consumer = link.consumer(group_id=self._name)
             consumer.assign([self._place])
-            try:
-                await consumer.start()
-            except BaseException as error:
-                await stopped(consumer)
-                if isinstance(error, kafka_errors.KafkaError | OSError):
-                    raise link.told(error) from None
-                raise
+            await link.start(consumer)
             self._consumer = consumer
             start = end if known is None or known.offset > end else known.offset
             consumer.seek(self._place, start)

@@ -75,6 +75,8 @@ class KafkaLink:
     def __init__(self, url: BrokerURL, *, client_id: str) -> None:
         self.shown = str(url)
         self._url = url
+        self.user = url.username or "ANONYMOUS"
+        self.at = f"--bootstrap-server {','.join(url.addresses)}"  # for Kafka's own tools
         self.client_id = client_id
         self.partitions = _number(url, "partitions", _PARTITIONS)
         self._replicas = _number(url, "replication", "-1")
@@ -135,6 +137,16 @@ class KafkaLink:
             metadata_max_age_ms=_OFTEN,
         )
 
+    async def start(self, client: Any) -> None:
+        """Start a consumer or producer, or leave nothing of it. Raises `BrokerUnreachable`, `BrokerRefused`."""
+        try:
+            await client.start()
+        except BaseException as error:
+            await stopped(client)
+            if isinstance(error, kafka_errors.KafkaError | OSError):
+                raise self.told(error) from None
+            raise
+
     def told(self, error: BaseException) -> BrokerRefused | BrokerUnreachable:
         """Return an error as those who use the port know it."""
         if isinstance(error, _WRONG_CREDENTIALS):
@@ -159,10 +171,7 @@ class KafkaLink:
         """Return the command that gives our user all rights we need, on what is under a namespace's prefix."""
         ours = f"--resource-pattern-type prefixed --topic '{prefix}' --group '{prefix}'"
         names = ours if prefix else "--topic '*' --group '*'"
-        return (
-            f"kafka-acls.sh --bootstrap-server {','.join(self._url.addresses)} --add "
-            f"--allow-principal User:{self._url.username or 'ANONYMOUS'} --operation All {names}"
-        )
+        return f"kafka-acls.sh {self.at} --add --allow-principal User:{self.user} --operation All {names}"
 
     # -- topics -----------------------------------------------------------------------------------------------------
 

@@ -74,13 +74,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is no
             max_poll_interval_ms=_NEVER,  # whether we live is told by heartbeats; what is read waits for free slots
             partition_assignment_strategy=(self._assignor,),
         )
-        try:
-            await consumer.start()
-        except BaseException as error:
-            await stopped(consumer)
-            if isinstance(error, kafka_errors.KafkaError | OSError):
-                raise self.link.told(error) from None
-            raise
+        await self.link.start(consumer)
         self.consumer = consumer
         consumer.subscribe([self.topic], listener=self)
         if self._writing is None:

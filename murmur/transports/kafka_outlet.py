@@ -115,13 +115,7 @@ class Outlet:
         async with self._starting:
             if self._producer is None:
                 producer = self._link.producer()
-                try:
-                    await producer.start()
-                except BaseException as error:
-                    await stopped(producer)
-                    if isinstance(error, kafka_errors.KafkaError | OSError):
-                        raise self._link.told(error) from None
-                    raise
+                await self._link.start(producer)
                 self._producer = producer
         return self._producer
 

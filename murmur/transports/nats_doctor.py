@@ -55,7 +55,7 @@ class _Doctor:
         self._link = link
         self._topics = Topics(namespace)
         self._streams = Streams(link, namespace=namespace)
-        self._namespace = namespace
+        self._bucket = f"{namespace}-murmur" if namespace else "murmur"  # of the store
 
     async def server(self) -> list[Finding]:
         """Version, encryption, and how much goes into a message."""
@@ -188,7 +188,7 @@ class _Doctor:
                 break
         prefix = self._topics.prefix.replace(".", "~")
         depth = prefix.count("~")
-        kept = f"KV_{self._namespace}-murmur" if self._namespace else "KV_murmur"
+        kept = f"KV_{self._bucket}"
         mine = [
             name
             for name in names
@@ -198,18 +198,16 @@ class _Doctor:
         return {name: await self._link.api(f"STREAM.INFO.{name}") for name in mine}
 
     async def _streams_of_store(self) -> None:
-        name = f"{self._namespace}-murmur" if self._namespace else "murmur"
         try:
-            await self._link.api(f"STREAM.INFO.KV_{name}")
+            await self._link.api(f"STREAM.INFO.KV_{self._bucket}")
         except JetStreamError as error:
             if error.code != STREAM_MISSING:
                 raise
 
     async def _write_to_store(self) -> None:
         """Try a write that the bucket turns down: it holds no such revision."""
-        bucket = f"{self._namespace}-murmur" if self._namespace else "murmur"
         headers = encoded_headers({"Nats-Expected-Last-Subject-Sequence": str(1 << 60)})
-        await self._link.ask(f"$KV.{bucket}.doctor", headers=headers)
+        await self._link.ask(f"$KV.{self._bucket}.doctor", headers=headers)
 
     def _wanted(self) -> int:
         return int(self._link.url.options.get("replicas", "1"))

@@ -6,7 +6,6 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, cast
 
-from murmur.broker_url import BrokerURL
 from murmur.doctor import Finding, Severity
 from murmur.errors import BrokerRefused, BrokerUnreachable
 from murmur.names import Topics
@@ -160,7 +159,7 @@ class _Doctor:
         if not refused:
             return []
         user = await self._asked("ACL", "WHOAMI")
-        name = user.decode() if isinstance(user, bytes) else BrokerURL.parse(self._link.url).username or "default"
+        name = user.decode() if isinstance(user, bytes) else self._link.user
         what = f"{name} may not use {', '.join(sorted(refused))} on our keys"
         return [Finding(Severity.REFUSED, "I22", what, granting(name, self._topics.prefix))]
 

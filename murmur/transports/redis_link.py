@@ -48,6 +48,11 @@ class RedisLink:
         self._is_closed = False
         self._refusal: BrokerRefused | None = None
 
+    @property
+    def user(self) -> str:
+        """As whom we connect."""
+        return BrokerURL.parse(self.url).username or "default"
+
     async def open(self) -> None:
         """Connect. Raises `BadURL`, `BrokerUnreachable`, `BrokerRefused` within 10 s. Idempotent."""
         if self._opening is None or (self._opening.done() and self._opening.exception()):
@@ -132,8 +137,7 @@ class RedisLink:
         """Return an error as those who use the port know it."""
         if isinstance(error, ServerError):
             if error.code == "NOPERM":
-                user = BrokerURL.parse(self.url).username or "default"
-                return BrokerRefused(url=self.shown, problem=str(error), mend=granting(user))
+                return BrokerRefused(url=self.shown, problem=str(error), mend=granting(self.user))
             if error.is_refusal:
                 return BrokerRefused(url=self.shown, problem=str(error))
             if error.is_away:
