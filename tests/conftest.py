@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("murmur", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("murmur")
 
-pytest_plugins = ["pytester", "tests.brokers.fixtures"]
+pytest_plugins = ["pytester", "tests.brokers.fixtures", "tests.hangs"]
 
 
 @pytest.fixture(scope="session")
