@@ -12,7 +12,7 @@ from murmur.cli.fleet import NOBODY, depths, lasting, on_the_plane, opened, size
 from murmur.cli.options import where_tasks_are
 
 if TYPE_CHECKING:
-    from murmur.beats import Branch
+    from murmur.beats import Beat, Branch
     from murmur.transport import TopicStats
     from murmur.watch import Sighting, Watch
 
@@ -108,13 +108,14 @@ class _Screen:
                 sized(beat.rss),
                 lasting(beat.at - beat.started_at),
             )
-            processes = [branch for branch in _all(beat.tree) if branch.pid is not None and branch.children]
-            for branch in processes:
+            places = list(_places(beat.tree))
+            for branch in places:
+                name = branch.id if branch.pid is None else f"{branch.id}  {branch.pid}"
                 workers.add_row(
-                    f"{'└─' if branch is processes[-1] else '├─'} {branch.id}  {branch.pid}",
+                    f"{'└─' if branch is places[-1] else '├─'} {name}",
                     Text(branch.state, _COLOURS.get(branch.state, "")),
                     ", ".join(map(_actor, branch.children)),
-                    str(branch.running),
+                    "" if branch.running is None else str(branch.running),
                     *("", "", ""),
                     str(branch.restarts),
                     sized(branch.rss),
@@ -130,12 +131,23 @@ class _Screen:
             assert error is not None
             ago = lasting(one.beat.at - error.at)
             yield Text(f"{one.beat.worker_id}, {ago} ago: {error.error_type}: {error.message}", "dim", overflow="fold")
+        for one in self._fleet:
+            for path, cause in _causes(one.beat):
+                yield Text(f"{one.beat.worker_id}, {path}: {cause}", "dim", overflow="fold")
 
 
-def _all(branches: "Sequence[Branch]") -> Iterator["Branch"]:
-    for branch in branches:
-        yield branch
-        yield from _all(branch.children)
+def _places(tree: "Sequence[Branch]") -> Iterator["Branch"]:
+    """Return where actors are: the processes of every pool, also one that is being replaced, and the worker's own."""
+    for branch in tree:
+        yield from (branch,) if branch.id == "actors" else branch.children
+
+
+def _causes(beat: "Beat") -> "Iterator[tuple[str, str]]":
+    """Return why a process, or an agent in it, ended last or is held."""
+    for place in _places(beat.tree):
+        for path, branch in ((place.id, place), *((f"{place.id}/{child.id}", child) for child in place.children)):
+            if branch.cause is not None:
+                yield path, branch.cause
 
 
 def _actor(branch: "Branch") -> str:

@@ -1,5 +1,6 @@
 """Watching and commanding workers from the command line: real processes, a real Redis."""
 
+import io
 import json
 import re
 import subprocess
@@ -7,7 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from murmur.beats import Beat, Branch
+from murmur.cli.top import _Screen
+from murmur.watch import Sighting
 from tests.brokers.redis_server import RedisServer
 from tests.cli.test_commands import APP, environment, murmur, running, starts, until
 
@@ -82,3 +87,34 @@ def look(murmur: Murmur) -> dict[str, dict[str, dict[str, object]]]:
 
 def workers(seen: dict[str, dict[str, dict[str, object]]]) -> dict[str, dict[str, object]]:
     return {str(one["worker_id"]): one for one in seen["workers"]}  # type: ignore[index, union-attr]
+
+
+def test_a_process_that_is_replaced_or_idle_does_not_leave_the_screen() -> None:
+    processes = (
+        Branch(id="process-1", state="starting", restarts=7, cause="killed by signal 9"),
+        Branch(id="process-2", state="up", pid=42, running=0),  # of so many agents that idle ones are left out
+    )
+    actors = Branch(
+        id="actors", state="up", children=(Branch(id="echo", state="held", running=0, cause="no such model"),)
+    )
+    tree = (Branch(id="cancels", state="up"), Branch(id="pool", state="up", children=processes), actors)
+    beat = Beat(
+        v=1,
+        worker_id="n1",
+        incarnation="x",
+        host="h",
+        pid=1,
+        state="serving",
+        at=1.0,
+        started_at=0.0,
+        every=2.0,
+        tree=tree,
+    )
+    console = Console(width=120, file=io.StringIO(), record=True)
+    console.print(_Screen([Sighting(beat=beat, age=0.0)], {}))
+    rows = [" ".join(row.split()) for row in console.export_text().splitlines()]
+    assert "├─ process-1 starting 7" in rows
+    assert "├─ process-2 42 up 0 0" in rows
+    assert "└─ actors up echo (held) 0" in rows
+    assert "n1, process-1: killed by signal 9" in rows
+    assert "n1, actors/echo: no such model" in rows
