@@ -5,10 +5,9 @@ fails instead: a build that silently tests less than it should is worse than non
 """
 
 import contextlib
-import fcntl
 import itertools
 import os
-import time
+import socket
 from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -17,11 +16,12 @@ import pytest
 from attrs import frozen
 
 from tests.brokers.certificates import Certificates, made_in
-from tests.brokers.kafka_server import KafkaServer, shared_server
+from tests.brokers.kafka_server import KafkaServer
 from tests.brokers.nats_server import NatsServer
 from tests.brokers.rabbitmq_server import RabbitServer
 from tests.brokers.redis_server import Fsync, RedisServer
-from tests.brokers.server import Server
+from tests.brokers.server import HOST, Server
+from tests.brokers.sharing import shared
 
 S = TypeVar("S", bound=Server)
 
@@ -36,6 +36,31 @@ def require(kind: type[Server]) -> None:
     if os.environ.get("CI") == "true":
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)
+
+
+def one_for_all(
+    request: pytest.FixtureRequest,
+    name: str,
+    start: Callable[[Path], tuple[Server, str]],
+    answers: Callable[[str], bool],
+) -> str:
+    """Return the address of a server that all processes of a run share; it ends once they are done.
+
+    Not as a fixture ends: that is counted to the last test of a process, whose time is bounded.
+    """
+    factory: pytest.TempPathFactory = request.getfixturevalue("tmp_path_factory")
+    base = factory.getbasetemp()
+    root = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    uses = contextlib.ExitStack()
+    address = uses.enter_context(shared(root / name, start, answers))
+    request.config.add_cleanup(uses.close)
+    return address
+
+
+def is_open(port: int) -> bool:
+    """Say whether somebody listens on a port of this machine."""
+    with socket.socket() as probe:
+        return probe.connect_ex((HOST, port)) == 0
 
 
 def lend(request: pytest.FixtureRequest, server: S) -> S:
@@ -163,12 +188,16 @@ def nats_server(request: pytest.FixtureRequest, shared_nats: NatsServer) -> Nats
 
 
 @pytest.fixture(scope="session")
-def shared_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def shared_kafka(request: pytest.FixtureRequest) -> str:
     """The address of the one Kafka of all test processes. Tests keep to names of their own on it, and never end it."""
     require(KafkaServer)
-    root = tmp_path_factory.getbasetemp()
-    with shared_server(root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) as url:
-        yield url
+
+    def start(folder: Path) -> tuple[KafkaServer, str]:
+        server = KafkaServer(folder)
+        server.start()
+        return server, server.url
+
+    return one_for_all(request, "kafka", start, lambda url: is_open(int(url.rpartition(":")[2])))
 
 
 @pytest.fixture
@@ -194,7 +223,6 @@ def start_kafka(
         yield start
 
 
-_USERS_WITHIN: Final = 1_200.0  # seconds the process that started the shared RabbitMQ waits for the others to be done
 _vhosts = itertools.count(1)
 
 
@@ -212,40 +240,19 @@ class RabbitPlace:
 
 
 @pytest.fixture(scope="session")
-def shared_rabbitmq(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> RabbitServer:
-    """The one RabbitMQ of a run, started by the first of its processes that needs it, ended when all are done."""
+def shared_rabbitmq(request: pytest.FixtureRequest) -> RabbitServer:
+    """The one RabbitMQ of all test processes: each test has a virtual host of its own on it."""
     require(RabbitServer)
-    base = tmp_path_factory.getbasetemp()
-    root = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    users = (root / "rabbitmq.users").open("w")
-    with (root / "rabbitmq.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        place = root / "rabbitmq.place"
-        if place.exists():
-            server = RabbitServer.attached(Path(place.read_text()))
-            if server.answers():
-                fcntl.flock(users, fcntl.LOCK_SH)
-                request.config.add_cleanup(users.close)
-                return server
-        server = RabbitServer(tmp_path_factory.mktemp("rabbitmq"))
+
+    def start(folder: Path) -> tuple[RabbitServer, str]:
+        server = RabbitServer(folder)
         server.start()
-        place.write_text(str(server.folder))
+        return server, str(folder)
 
-    def end() -> None:
-        place.unlink(missing_ok=True)
-        deadline = time.monotonic() + _USERS_WITHIN
-        while time.monotonic() < deadline:
-            try:
-                fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                time.sleep(0.2)
-        users.close()
-        server.kill()
+    def answers(folder: str) -> bool:
+        return RabbitServer.attached(Path(folder)).answers()
 
-    # Not a fixture's own end: that is counted to the last test of this process, whose time is bounded.
-    request.config.add_cleanup(end)
-    return server
+    return RabbitServer.attached(Path(one_for_all(request, "rabbitmq", start, answers)))
 
 
 @pytest.fixture

@@ -5,15 +5,12 @@ over all test processes (see `fixtures.py`) and only those that kill it have the
 Run as a script it makes the archive of loaded classes that shortens every later start.
 """
 
-import contextlib
-import fcntl
 import shutil
 import socket
 import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -146,36 +143,6 @@ class KafkaServer(Server):
         make = ("-genkeypair", "-alias", "kafka", "-keyalg", "EC", "-dname", "CN=kafka", "-ext", f"SAN=ip:{HOST}")
         for words in (make, ("-exportcert", "-rfc", "-alias", "kafka", "-file", str(self.ca))):
             subprocess.run(("keytool", *words, *store), check=True, capture_output=True, timeout=_KEYTOOL)
-
-
-@contextlib.contextmanager
-def shared_server(folder: Path) -> Iterator[str]:
-    """Give the address of one server to all processes that come with the same folder; the first to come starts it.
-
-    Whoever started it, and is done, waits for the others: the server dies with its parent.
-    """
-    folder.mkdir(exist_ok=True)
-    address = folder / "kafka.url"
-    with (folder / "kafka.starting").open("w") as starting, (folder / "kafka.using").open("w") as using:
-        server = None
-        fcntl.flock(starting, fcntl.LOCK_EX)
-        if not address.exists():
-            home = folder / "kafka"
-            home.mkdir(exist_ok=True)
-            server = KafkaServer(home)
-            server.start()
-            address.write_text(server.url)
-        fcntl.flock(using, fcntl.LOCK_SH)
-        fcntl.flock(starting, fcntl.LOCK_UN)
-        try:
-            yield address.read_text()
-        finally:
-            fcntl.flock(using, fcntl.LOCK_UN)
-            if server is not None:
-                fcntl.flock(starting, fcntl.LOCK_EX)  # who comes now starts another
-                fcntl.flock(using, fcntl.LOCK_EX)
-                address.unlink()
-                server.kill()
 
 
 def _train(home: Path) -> None:

@@ -7,6 +7,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,11 +21,12 @@ APP = str(Path(__file__).with_name("fleet_agents.py"))
 BROKERS = ("redis", "nats", "rabbitmq", "kafka")
 
 
-async def until(holds: Callable[[], object], within: float = 90.0) -> None:
-    """Wait for what must come to hold."""
+async def until(holds: Callable[[], Any], within: float = 90.0) -> Any:
+    """Wait for what must come to hold, and return it."""
     async with asyncio.timeout(within):
-        while not holds():
+        while not (held := holds()):
             await asyncio.sleep(0.02)
+    return held
 
 
 class Fleet:
