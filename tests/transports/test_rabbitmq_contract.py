@@ -17,7 +17,6 @@ from tests.contracts.transport import TransportContract
 class RabbitHarness(TransportHarness):
     caps = CAPS
     can_restart = True
-    slack = 2.0
 
     def __init__(self, place: RabbitPlace) -> None:
         super().__init__()
