@@ -173,7 +173,7 @@ async def swept(node: Node, task_id: str) -> None:
         (row,) = await node.store.read([task_id])
         return row is not None and row.state is not State.LEASED
 
-    assert await until(is_over, within=5.0)
+    assert await until(is_over, within=30.0)
 
 
 async def test_whoever_lost_his_lease_writes_nothing_any_more(opened: Opener) -> None:
@@ -214,7 +214,7 @@ async def test_a_lease_lost_while_nobody_said_so_is_reported(opened: Opener) -> 
     await new.claims()
     old.transport._keeper = None  # it thaws
     old.transport._keep(1.0)
-    async with asyncio.timeout(2.0):
+    async with asyncio.timeout(30.0):
         assert await anext(lost) is stale.delivery
 
 
@@ -271,7 +271,7 @@ async def test_a_write_whose_answer_was_lost_is_repeated_and_done_once(
         async def all_done() -> bool:
             return await admin.exists("murmur:task:4") == 1 and await admin.xlen("echo.dead") == 1
 
-        assert await until(all_done, within=2.0)
+        assert await until(all_done, within=30.0)
         network.heal()
         network.cut()
         assert [await one for one in writes[:3]] == [[Written.REPEATED]] * 3
@@ -293,7 +293,7 @@ async def test_a_read_whose_answer_was_lost_is_given_back_and_not_counted_as_lap
         async def is_leased() -> bool:
             return bool(await admin.hget("murmur:task:1", "state") == b"leased")
 
-        assert await until(is_leased, within=2.0)
+        assert await until(is_leased, within=30.0)
         network.heal()
         network.cut()
         (claim,) = await receiving
@@ -415,11 +415,11 @@ async def test_cancelling_takes_away_what_waits_and_tells_who_runs(opened: Opene
     async def is_subscribed() -> bool:
         return dict(await admin.pubsub_numsub("murmur:cancelled"))[b"murmur:cancelled"] == 1
 
-    assert await until(is_subscribed, within=2.0)
+    assert await until(is_subscribed, within=30.0)
     states = await publisher.store.cancel(dict.fromkeys(("waits", "delayed", "runs", "done", "unknown"), b"cancelled"))
     cancelled = State.CANCELLED
     assert states == {"waits": cancelled, "delayed": cancelled, "runs": cancelled, "done": State.DONE}
-    async with asyncio.timeout(2.0):
+    async with asyncio.timeout(30.0):
         assert await anext(news) == "runs"
     assert await publisher.bells() == [b"cancelled"] * 3
     assert await w.store.complete([Completion(claims["runs"], b"late")]) == [Written.STALE]
@@ -542,6 +542,6 @@ async def test_a_restart_under_the_same_name_takes_its_tasks_over_at_once(
         await twin.store.sweep([TOPIC])
         return bool((await twin.transport.stats(TOPIC, "workers")).ready)
 
-    assert await until(is_back, within=2.0)
+    assert await until(is_back, within=30.0)
     (claim,) = await twin.claims()
     assert (claim.token, claim.lapses, claim.delivery.deliveries) == (2, 1, 2)

@@ -177,7 +177,7 @@ async def test_a_killed_node_leaves_no_process_behind(redis_server: RedisServer,
     assert pids <= {child.pid for child in below}
     node.kill()
     await node.wait()
-    await until(lambda: not any(child.is_running() and child.status() != "zombie" for child in below), within=5.0)
+    await until(lambda: not any(child.is_running() and child.status() != "zombie" for child in below), within=30.0)
 
 
 @pytest.mark.parametrize("processes", [-1, 1.5, True, "2"])
