@@ -17,6 +17,7 @@ from loguru import logger
 from murmur.errors import BrokerRefused
 from murmur.names import Topics
 from murmur.transport import Delivery
+from murmur.transports.kafka_commit import commit
 from murmur.transports.kafka_link import DEADLINE, KafkaLink, stopped
 from murmur.transports.kafka_outlet import INBOX_RETENTION
 from murmur.transports.kafka_records import item_of, partition_of, place_of
@@ -109,8 +110,7 @@ class Inbox:
         if offset <= self._committed or self._consumer is None:
             return
         try:
-            async with asyncio.timeout(DEADLINE):
-                await self._consumer.commit({self._place: OffsetAndMetadata(offset, "")})
+            await commit(self._consumer, {self._place: OffsetAndMetadata(offset, "")})
             self._committed = max(self._committed, offset)
         except (kafka_errors.KafkaError, OSError) as error:
             logger.debug("how far {} was read could not be written: {!r}", self._name, error)

@@ -21,6 +21,7 @@ from loguru import logger
 from murmur.cancelling import cancelled
 from murmur.errors import BrokerRefused, BrokerUnreachable, OutcomeUnknown
 from murmur.transports.kafka_assignor import Assignor, Wish, identity
+from murmur.transports.kafka_commit import commit, heard
 from murmur.transports.kafka_ledger import Ledger
 from murmur.transports.kafka_link import DEADLINE, KafkaLink, stopped
 from murmur.transports.kafka_notes import Notes, Outcomes, read_notes
@@ -161,13 +162,13 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is no
         }
         if not offsets:
             return
-        if self.consumer is None:
-            raise Moved
-        committing = self._committing = asyncio.ensure_future(self.consumer.commit(offsets))
+        if self.consumer is None or not self.consumer._coordinator.member_id:
+            raise Moved  # the cluster would take it from anybody, once the group has no members
+        committing = self._committing = asyncio.ensure_future(commit(self.consumer, offsets))
+        committing.add_done_callback(heard)
         try:
-            async with asyncio.timeout(DEADLINE):
-                await asyncio.wait([committing])
-                await committing
+            await asyncio.wait([committing])
+            await committing
         except asyncio.CancelledError:
             if committing.cancelled() and not _is_cancelling():
                 raise Moved from None
@@ -187,8 +188,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is no
         self._round += 1
         self.is_settled.clear()
         if self._committing is not None:
-            # The client library would try it again as a member of the next generation, over what others wrote by then.
-            self._committing.cancel()
+            self._committing.cancel()  # what it waits for may not come before the next generation does
 
     def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
         """Load what is known of our partitions; not here, for until this returns nobody sends heartbeats."""

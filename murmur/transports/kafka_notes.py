@@ -14,6 +14,7 @@ from aiokafka import errors as kafka_errors
 from aiokafka.structs import OffsetAndMetadata
 
 from murmur.errors import OutcomeUnknown
+from murmur.transports.kafka_commit import commit
 from murmur.transports.kafka_ledger import Outcome, decode_outcomes, encode_outcomes
 from murmur.transports.kafka_link import DEADLINE, KafkaLink, stopped
 
@@ -58,7 +59,7 @@ class Notes:
                     texts = {
                         one: encode_outcomes(self._outcomes.get(one.partition, {})) for one in consumer.assignment()
                     }
-                    await consumer.commit({one: OffsetAndMetadata(0, text) for one, text in texts.items()})
+                    await commit(consumer, {one: OffsetAndMetadata(0, text) for one, text in texts.items()})
             except (kafka_errors.KafkaError, OSError) as error:
                 raise OutcomeUnknown(call="commit", problem=str(error) or "no answer in time") from error
 
