@@ -328,8 +328,7 @@ class Intake:
                 await self._look()
                 if loop.time() >= clean_at:
                     clean_at = loop.time() + _CLEAN_EVERY
-                    bases = {number: ledger.base for number, ledger in self._member.ledgers.items()}
-                    await self._link.forget(self.spec.name, bases)
+                    await self._link.forget(self.spec.name, dict(self._member.written))
             except (BrokerUnreachable, BrokerRefused, Moved, OutcomeUnknown, kafka_errors.KafkaError) as error:
                 logger.debug("looking after {}: {!r}", self.spec.name, error)
 

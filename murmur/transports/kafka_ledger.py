@@ -137,11 +137,17 @@ class Ledger:
     def of(cls, committed: tuple[int, str] | None, *, begin: int, end: int) -> "Ledger":
         """Return what was committed of a partition that holds the offsets from `begin` to before `end`.
 
-        A new one where nothing was, or what cannot be: then the topic was made anew.
+        A new one where nothing was, or what cannot be: then the topic was made anew. What was deleted is done.
         """
-        if committed is None or not begin <= committed[0] <= end:
+        if committed is None or committed[0] > end:
             return cls(begin)
-        return cls.decoded(*committed)
+        ledger = cls.decoded(*committed)
+        if begin > ledger.base:
+            ledger.entries = {offset: entry for offset, entry in ledger.entries.items() if offset >= begin}
+            ledger.done = {offset for offset in ledger.done if offset >= begin}
+            ledger.base = begin
+            ledger.finish()
+        return ledger
 
     @classmethod
     def decoded(cls, base: int, text: str) -> "Ledger":

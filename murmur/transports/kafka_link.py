@@ -17,6 +17,7 @@ from aiokafka import errors as kafka_errors
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.conn import create_conn
+from aiokafka.protocol.commit import OffsetFetchRequest
 from aiokafka.structs import OffsetAndMetadata
 from loguru import logger
 
@@ -26,7 +27,7 @@ from murmur.errors import BadURL, BrokerRefused, BrokerUnreachable
 T = TypeVar("T")
 
 DEADLINE: Final = 9.0  # seconds that a call may take; ten are promised
-SHORTEST_PAUSE, LONGEST_PAUSE = 0.1, 30.0  # seconds between two attempts to connect
+SHORTEST_PAUSE, LONGEST_PAUSE = 0.1, 3.0  # seconds between two attempts to join; the library's own are more frequent
 MAX_MESSAGE: Final = 2 * 1024 * 1024  # bytes of one record on the topics we make
 _OFTEN: Final = 3_000  # ms: how old what a client knows of topics and partitions may be
 _PAUSE: Final = 0.1  # seconds between two tries to get an answer
@@ -235,10 +236,18 @@ class KafkaLink:
 
     async def committed(self, group: str, topic: str) -> dict[int, OffsetAndMetadata]:
         """Return what a group committed, by partition; without those where it committed nothing."""
-        places = [TopicPartition(topic, number) for number in range(self._declared[topic])]
-        found: Mapping[TopicPartition, OffsetAndMetadata]
-        found = await self._asked(self.admin.list_consumer_group_offsets, group, partitions=places)
-        return {place.partition: one for place, one in found.items() if one.offset >= 0}
+        return await self._asked(self._committed, group, topic)
+
+    async def _committed(self, group: str, topic: str) -> dict[int, OffsetAndMetadata]:
+        # The library's own question takes "this broker is still loading the group" for "nothing was committed".
+        node = await self.admin.find_coordinator(group)
+        question = OffsetFetchRequest(group, [(topic, list(range(self._declared[topic])))])
+        answer = await self.admin._send_request(question, node)  # aiokafka offers no public way
+        partitions = [one for _, theirs in answer.topics for one in theirs]
+        for code in (answer.error_code, *(code for *_, code in partitions)):
+            if code:
+                raise kafka_errors.for_code(code)(f"what {group} committed")
+        return {number: OffsetAndMetadata(offset, text) for number, offset, text, _ in partitions if offset >= 0}
 
     async def ends(self, topic: str) -> dict[int, int]:
         """Return the offsets that come next, by partition."""

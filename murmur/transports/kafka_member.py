@@ -45,6 +45,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is no
         self.link, self.topic = link, topic
         self.me = b""  # our identity in ledgers; empty before we joined
         self.ledgers: dict[int, Ledger] = {}  # of the partitions we read
+        self.written: dict[int, int] = {}  # what we committed since we read these: all before it is done for good
         self.is_settled = asyncio.Event()  # cleared while partitions move
         self.is_gone = False  # the topic was deleted, and all in it
         self.refusal: BrokerRefused | None = None
@@ -55,7 +56,6 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is no
         self._assignor = Assignor(lambda: Wish(wish(), sorted(self.ledgers)))
         self._round = 0
         self._is_stopped = False
-        self._have_written: set[int] = set()  # partitions whose committed offset is ours
         self._tasks: set[asyncio.Task[None]] = set()
         self._writing: asyncio.Task[None] | None = None
         self._committing: asyncio.Future[None] | None = None
@@ -179,7 +179,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is no
             raise OutcomeUnknown(call="commit", problem=str(error) or "no answer in time") from error
         finally:
             committing.cancel()
-        self._have_written |= ledgers.keys()
+        self.written |= {place.partition: one.offset for place, one in offsets.items()}
 
     # -- the group moves --------------------------------------------------------------------------------------------
 
@@ -196,14 +196,14 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is no
         self._load_soon({one.partition for one in assigned})
 
     def _load_soon(self, partitions: set[int]) -> None:
-        self._have_written.clear()
+        self.written.clear()
         if not self._is_stopped:
             self._run(self._load_patiently(self._round, partitions))
 
     async def is_forgotten(self) -> bool:
         """Whether the cluster does not know any more what we committed: then the topic was made anew. Raises as the
         link does."""
-        round_number, written = self._round, set(self._have_written)
+        round_number, written = self._round, set(self.written)
         return not written <= (await self.link.committed(self.topic, self.topic)).keys() and round_number == self._round
 
     def reload(self) -> None:

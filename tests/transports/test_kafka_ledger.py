@@ -60,6 +60,17 @@ def test_what_is_written_is_what_is_read(base: int, steps: list[tuple[int, str, 
         assert other.due == pytest.approx(entry.due, abs=0.06)
 
 
+def test_what_was_deleted_beyond_what_was_committed_is_done_and_the_rest_stands_as_it_was() -> None:
+    ledger = Ledger(10)
+    for offset in (10, 11, 13, 14):
+        ledger.take(offset, ME)
+    ledger.finish(12, 13, 15)
+    read = Ledger.of((ledger.base, ledger.encoded()), begin=12, end=20)
+    assert (read.base, read.done, set(read.entries)) == (14, {15}, {14})
+    anew = Ledger.of((ledger.base, ledger.encoded()), begin=0, end=9)
+    assert (anew.base, anew.done, anew.entries) == (0, set(), {})
+
+
 def test_the_fullest_ledger_fits_where_kafka_keeps_it() -> None:
     chance = random.Random(7)
     ledger = Ledger(1_000)

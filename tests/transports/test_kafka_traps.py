@@ -2,12 +2,15 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaProducer
+from aiokafka import errors as kafka_errors
+from aiokafka.protocol.commit import OffsetFetchRequest, OffsetFetchResponse_v3
 
 from murmur.transport import Delivery
-from murmur.transports import kafka_intake
+from murmur.transports import kafka_intake, kafka_member
 from murmur.transports.kafka import KafkaTransport
 from tests.contracts.harness import collect, until
 from tests.contracts.transport_messages import WITHIN, outgoing, published
@@ -136,6 +139,63 @@ async def test_what_is_done_is_deleted_and_the_lag_others_see_goes_to_nothing(
         return await link.begins(topic) == ends
 
     assert await until(deleted, within=PATIENTLY)
+
+
+@pytest.mark.parametrize("answer", [([], 14), ([], 16), ([("{topic}", [(0, -1, "", 16)])], 0)])
+async def test_a_cluster_that_is_loading_what_was_committed_is_asked_again(
+    harness: KafkaHarness, monkeypatch: pytest.MonkeyPatch, answer: tuple[list[tuple[str, list[Any]]], int]
+) -> None:
+    topic = harness.topic()
+    transport = await harness.open("a", harness.spec(topic))
+    assert isinstance(transport, KafkaTransport)
+    await published(transport, outgoing(topic, 20))
+    assert all(one.ok for one in await transport.ack(await collect(transport, topic, 20, within=PATIENTLY)))
+    admin = transport.link.admin
+    send, asked = admin._send_request, 0
+
+    async def still_loading(request: object, node: int | None = None) -> object:
+        nonlocal asked
+        asked += isinstance(request, OffsetFetchRequest)
+        if isinstance(request, OffsetFetchRequest) and asked == 1:
+            topics = [(name.format(topic=topic), partitions) for name, partitions in answer[0]]
+            return OffsetFetchResponse_v3(0, topics, answer[1])
+        return await send(request, node)
+
+    monkeypatch.setattr(admin, "_send_request", still_loading)
+    stats = await transport.stats(topic, "workers")
+    assert (stats.ready, stats.inflight) == (0, 0)
+    assert asked > 1
+
+
+async def test_what_is_done_but_not_written_so_is_not_deleted(
+    harness: KafkaHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kafka_intake, "_CLEAN_EVERY", 0.1)
+    topic = harness.topic()
+    transport = await harness.open("a", harness.spec(topic))
+    assert isinstance(transport, KafkaTransport)
+    await published(transport, outgoing(topic, 8))
+    held = await collect(transport, topic, 8, within=PATIENTLY)
+
+    async def fail(*_: object) -> None:
+        raise kafka_errors.RequestTimedOutError
+
+    monkeypatch.setattr(kafka_member, "commit", fail)
+    assert {one.reason for one in await transport.ack(held)} == {"unknown"}
+    forget, forgotten = transport.link.forget, list[dict[int, int]]()
+
+    async def forgetting(name: str, before: dict[int, int]) -> None:
+        forgotten.append(before)
+        await forget(name, before)
+
+    monkeypatch.setattr(transport.link, "forget", forgetting)
+
+    async def cleaned_twice() -> bool:
+        return len(forgotten) >= 2
+
+    assert await until(cleaned_twice, within=PATIENTLY)
+    assert not any(offset for before in forgotten for offset in before.values())
+    assert sum((await transport.link.begins(topic)).values()) == 0
 
 
 async def test_a_topic_that_was_made_before_keeps_its_partitions(harness: KafkaHarness) -> None:
