@@ -18,6 +18,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.conn import create_conn
 from aiokafka.protocol.commit import OffsetFetchRequest
+from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.structs import OffsetAndMetadata
 from loguru import logger
 
@@ -182,9 +183,15 @@ class KafkaLink:
         wanted = [topic for topic in dict.fromkeys(topics) if is_anew or topic not in self._declared]
         if not wanted:
             return
+        there = {topic: count for topic, count in (await self._counts(wanted)).items() if count}
+        self._declared |= there
+        if len(there) < len(wanted):
+            await self._make([topic for topic in wanted if topic not in there], retention)
+
+    async def _make(self, topics: Sequence[str], retention: float | None) -> None:
         kept = "-1" if retention is None else str(int(retention * 1000))
         configs = {"retention.ms": kept, "max.message.bytes": str(MAX_MESSAGE)}
-        new = [NewTopic(topic, self.partitions, await self._replication(), topic_configs=configs) for topic in wanted]
+        new = [NewTopic(topic, self.partitions, await self._replication(), topic_configs=configs) for topic in topics]
         answer = await self._asked(self.admin.create_topics, new, timeout_ms=int(DEADLINE * 1000))
         for topic, code, *more in answer.topic_errors:
             if code == 0:
@@ -201,8 +208,13 @@ class KafkaLink:
 
     async def count(self, topic: str) -> int:
         """Return how many partitions a topic has; 0 if it is not there."""
-        (found,) = await self._asked(self.admin.describe_topics, [topic])
-        return 0 if found["error_code"] else len(found["partitions"])
+        return (await self._counts([topic])).get(topic, 0)
+
+    async def _counts(self, topics: Sequence[str]) -> dict[str, int]:
+        # The library's own question has the cluster make what is not there, where that is set up to: not as we would.
+        question = MetadataRequest(list(topics), allow_auto_topic_creation=False)
+        answer = (await self._asked(self.admin._send_request, question)).to_object()  # aiokafka offers no public way
+        return {one["topic"]: 0 if one["error_code"] else len(one["partitions"]) for one in answer["topics"]}
 
     async def _count_soon(self, topic: str) -> int:
         """Count the partitions of a topic that is there: who was asked may not have heard of it yet."""
@@ -265,6 +277,8 @@ class KafkaLink:
 
     async def _offsets(self, topic: str, ask: Any) -> dict[int, int]:
         places = [TopicPartition(topic, number) for number in range(self._declared[topic])]
+        # Where the library does not know who leads a topic, it waits for a moment before it looks.
+        await self._asked(self._surveyor._client.add_topic, topic)  # aiokafka offers no public way
         found: Mapping[TopicPartition, int] = await self._asked(ask, places)
         return {place.partition: offset for place, offset in found.items()}
 
