@@ -38,8 +38,7 @@ async def consumer(shared_kafka: str) -> AsyncIterator[Any]:
 async def test_a_commit_whose_caller_gave_up_does_not_fail_unheard(
     consumer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    unheard: list[dict[str, Any]] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: unheard.append(context))
+    loop, unheard = asyncio.get_running_loop(), list[dict[str, Any]]()
     dies, ended = asyncio.Event(), asyncio.Event()
 
     async def send(_: object) -> None:
@@ -53,10 +52,15 @@ async def test_a_commit_whose_caller_gave_up_does_not_fail_unheard(
     monkeypatch.setattr(kafka_commit, "DEADLINE", 0.05)
     with pytest.raises(TimeoutError):
         await commit(consumer, OFFSETS)
-    dies.set()
-    await ended.wait()
-    await asyncio.sleep(0)  # the task that sent has ended
-    gc.collect()
+    before = loop.get_exception_handler()
+    loop.set_exception_handler(lambda _, context: unheard.append(context))
+    try:
+        dies.set()
+        await ended.wait()
+        await asyncio.sleep(0)  # the task that sent has ended
+        gc.collect()
+    finally:
+        loop.set_exception_handler(before)
     assert not unheard
 
 

@@ -59,8 +59,10 @@ async def test_to_ask_after_a_topic_does_not_make_it(start_kafka: Callable[..., 
 async def linked(url: str) -> AsyncIterator[KafkaLink]:
     link = KafkaLink(BrokerURL.parse(url), client_id="test")
     await link.open()
-    yield link
-    await link.close()
+    try:
+        yield link
+    finally:
+        await link.close()
 
 
 class Client:
