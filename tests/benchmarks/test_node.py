@@ -7,7 +7,6 @@ from benchmarks.plan import Plan
 from benchmarks.table import Row
 
 PLAN = Plan(rounds=1, node_kills=2, fan_out=300, burn=20, poison=101, deaths=5)
-pytestmark = pytest.mark.timeout(240)
 
 
 def figures(rows: list[Row]) -> dict[str, float]:

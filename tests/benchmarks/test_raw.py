@@ -6,7 +6,6 @@ from benchmarks.clocks import cpu_seconds
 from benchmarks.session import session
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     "broker",
     ["redis", "nats", pytest.param("kafka", marks=pytest.mark.soak), pytest.param("rabbitmq", marks=pytest.mark.soak)],

@@ -25,7 +25,6 @@ def _burn(until: float) -> None:
         sum(range(10_000))
 
 
-@pytest.mark.timeout(180)
 async def test_without_faults_nothing_starts_twice(redis_server: RedisServer, fleet: Fleet) -> None:
     for _ in range(2):
         fleet.start(redis_server.url, "--concurrency", "50", *LEASE)
@@ -35,7 +34,6 @@ async def test_without_faults_nothing_starts_twice(redis_server: RedisServer, fl
     assert set(fleet.starts().values()) == {1}
 
 
-@pytest.mark.timeout(180)
 async def test_two_hundred_tasks_of_five_leases_beside_burners_start_once(
     redis_server: RedisServer, fleet: Fleet
 ) -> None:
@@ -80,7 +78,6 @@ async def _frozen(server: RedisServer, fleet: Fleet, rounds: int) -> None:
         assert result.metadata.attempts == newest
 
 
-@pytest.mark.timeout(180)
 async def test_frozen_workers_that_wake_late_write_nothing(redis_server: RedisServer, fleet: Fleet) -> None:
     await _frozen(redis_server, fleet, rounds=6)
 
@@ -125,7 +122,6 @@ async def _restarted(server: RedisServer, fleet: Fleet, times: int) -> list[floa
     return waits
 
 
-@pytest.mark.timeout(240)
 async def test_work_goes_on_soon_after_each_restart_of_the_broker(
     start_redis: Callable[..., RedisServer], fleet: Fleet
 ) -> None:

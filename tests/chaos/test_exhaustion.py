@@ -81,7 +81,6 @@ def started(command: str, settings: dict[str, str], folder: Path) -> "subprocess
         return subprocess.Popen(["bash", "-c", command], cwd=ROOT, env=environment, stdout=log, stderr=log)
 
 
-@pytest.mark.timeout(120)
 async def test_a_worker_without_files_to_open_comes_back_when_it_has_some(
     start_redis: Callable[..., RedisServer], tmp_path: Path
 ) -> None:

@@ -33,8 +33,6 @@ from tests.brokers.nats_operator import operator
 from tests.brokers.server import HOST, free_port
 from tests.tls.test_tls import is_served
 
-pytestmark = pytest.mark.timeout(120)
-
 APP = str(Path(__file__).with_name("agents_app.py"))
 START = ("worker", "start", "--app", APP, "--agents", "echo", "--heartbeat", "0")
 WITHIN = 60.0  # seconds, on a machine with much else to do

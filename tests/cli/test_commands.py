@@ -36,7 +36,7 @@ def murmur(tmp_path: Path, environment: dict[str, str]) -> Callable[..., subproc
             env=environment,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=100,
             check=False,
         )
 
@@ -55,7 +55,7 @@ def running(tmp_path: Path, environment: dict[str, str], *arguments: str) -> Ite
         process.communicate()
 
 
-def until(holds: Callable[[], bool], within: float = 20.0) -> None:
+def until(holds: Callable[[], bool], within: float = 60.0) -> None:
     deadline = time.monotonic() + within
     while not holds():
         assert time.monotonic() < deadline, "waited in vain"
@@ -222,7 +222,7 @@ def test_ctrl_c_once_finishes_what_runs_and_twice_cancels(
         with running(tmp_path, environment, *gather) as once:
             until(lambda: len(starts(tmp_path)) >= 5)
             once.send_signal(signal.SIGINT)
-            _, told = once.communicate(timeout=20)
+            _, told = once.communicate(timeout=100)
         assert once.returncode == 1
         assert "no more tasks are published" in told
         answered = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
@@ -236,7 +236,7 @@ def test_ctrl_c_once_finishes_what_runs_and_twice_cancels(
             twice.send_signal(signal.SIGINT)
             time.sleep(0.3)  # two presses, not one
             twice.send_signal(signal.SIGINT)
-            twice.communicate(timeout=20)
+            twice.communicate(timeout=100)
         assert twice.returncode != 0
 
 
@@ -248,7 +248,7 @@ def test_a_worker_shows_where_it_listens_and_hides_the_password(
         assert worker.stderr is not None
         banner = [worker.stderr.readline() for _ in range(11)]
         worker.send_signal(signal.SIGTERM)
-        rest = worker.communicate(timeout=20)[1]
+        rest = worker.communicate(timeout=100)[1]
     text = "".join(banner) + rest
     assert "echo: echo.tasks -> echo.results" in text
     assert ":***@" in text

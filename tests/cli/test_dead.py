@@ -43,7 +43,7 @@ def dead(redis_server: RedisServer) -> Dead:
 
     def call(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [*MURMUR, *arguments, "--broker", redis_server.url]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
 
     return call
 

@@ -7,7 +7,6 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from rich.console import Console
 
 from murmur.beats import Beat, Branch
@@ -22,7 +21,6 @@ WITHIN = 90.0  # seconds after which a test has waited in vain
 Murmur = Callable[..., subprocess.CompletedProcess[str]]
 
 
-@pytest.mark.timeout(240)
 def test_a_fleet_is_watched_and_commanded(
     murmur: Murmur, redis_server: RedisServer, tmp_path: Path, environment: dict[str, str]
 ) -> None:

@@ -88,7 +88,6 @@ def ended(worker: "subprocess.Popen[bytes]") -> int:
     return code
 
 
-@pytest.mark.timeout(240)
 @pytest.mark.parametrize("processes", [0, 2])
 def test_changed_code_takes_over_and_no_task_is_lost_or_runs_twice(project: Project, processes: int) -> None:
     worker = project.start_worker("--processes", str(processes), "--consumer-id", "w")
@@ -110,7 +109,6 @@ def test_changed_code_takes_over_and_no_task_is_lost_or_runs_twice(project: Proj
         worker.wait()
 
 
-@pytest.mark.timeout(240)
 def test_code_that_does_not_import_is_told_once_and_the_old_one_keeps_serving(project: Project) -> None:
     worker = project.start_worker()
     try:
@@ -131,7 +129,6 @@ def test_code_that_does_not_import_is_told_once_and_the_old_one_keeps_serving(pr
         worker.wait()
 
 
-@pytest.mark.timeout(120)
 def test_a_killed_keeper_leaves_nobody_behind(project: Project) -> None:
     worker = project.start_worker()
     try:

@@ -19,7 +19,6 @@ def shell(tmp_path: Path, redis_server: RedisServer) -> Iterator[Shell]:
     shell.close()
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("document", ["README.md", "docs/tutorial.md", "docs/wire.md", "docs/supervision.md"])
 def test_a_document_does_what_it_says(document: str, shell: Shell) -> None:
     problems = play(ROOT / document, shell, skipped=("pip install", "make "))

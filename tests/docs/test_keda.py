@@ -19,7 +19,7 @@ from tests.brokers.nats_operator import operator
 from tests.contracts.harness import collect, until
 from tests.docs.snippets import ROOT, blocks
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.anyio
 
 Trigger = Mapping[str, str]
 

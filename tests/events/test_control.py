@@ -110,7 +110,6 @@ async def test_closing_ends_every_listener_and_publishing(url: str) -> None:
         await plane.publish("x", b"")
 
 
-@pytest.mark.timeout(240)
 async def test_a_listener_comes_back_with_the_broker(start_redis: Callable[..., RedisServer]) -> None:
     server = start_redis()
     plane = wiring.control(server.url, namespace="")

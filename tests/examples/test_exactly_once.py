@@ -23,7 +23,7 @@ def test_a_lost_attempt_leaves_one_effect(example: str, told: str) -> None:
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=100,
         check=True,
     )
     assert done.stdout == told

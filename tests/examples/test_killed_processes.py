@@ -6,19 +6,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.timeout(90)
 def test_every_answer_comes_though_processes_are_killed() -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", ROOT / "examples" / "killed_processes.py", "--seconds", "3"],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=80,
+        timeout=100,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

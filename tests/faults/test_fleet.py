@@ -22,7 +22,7 @@ from tests.chaos.processes import below
 from tests.faults.conftest import Fleet, until
 from tests.faults.places import LEASE, SLACK, Place
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.anyio
 WORK = Remote("attempt")
 ELSEWHERE = ("redis", "rabbitmq", "kafka")  # where the build leaves it to contracts, and to tests/chaos
 FIVE_LEASES = 5 * LEASE

@@ -12,7 +12,7 @@ from murmur import AgentRuntime, Remote
 from tests.brokers.redis_server import RedisServer
 from tests.faults.conftest import Fleet, until
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.anyio
 TILL = Remote("till")
 LEASE = ("--reclaim-min-idle-ms", "1500", "--agents", "till")
 

@@ -19,7 +19,7 @@ from tests.brokers.redis_server import RedisServer
 from tests.chaos.processes import below
 from tests.faults.conftest import Fleet
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.anyio
 APP = str(Path(__file__).with_name("node_agents.py"))
 WORK, HOG, BLOCKER = Remote("work"), Remote("hog"), Remote("blocker")
 LEASE, DRAIN = 2.0, 1.0  # seconds

@@ -13,7 +13,7 @@ import pytest
 from murmur import Actor
 from murmur.worker import Worker
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.anyio
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = ROOT / "examples" / "foreign"

@@ -56,9 +56,10 @@ def test_nothing_that_is_printed_logged_answered_or_kept_shows_the_password(
 
     start = [sys.executable, "-m", "murmur.cli.main", "worker", "start", "--app", APP]
     for as_json in ([], ["--json"]):
-        with subprocess.Popen(
+        worker = subprocess.Popen(
             [*start, *as_json], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        ) as worker:
+        )
+        try:
             murmur("run", "leaky", "answer")
             murmur("--tb", "run", "leaky", "retry")
             (tmp_path / "tasks.jsonl").write_text('"retry"\n"answer"\n')
@@ -66,7 +67,10 @@ def test_nothing_that_is_printed_logged_answered_or_kept_shows_the_password(
             told.append((tmp_path / "out.jsonl").read_text())
             listed = Path(f"/proc/{worker.pid}/cmdline").read_bytes().decode()
             worker.send_signal(signal.SIGTERM)
-            logged = "".join(worker.communicate(timeout=30))
+            logged = "".join(worker.communicate(timeout=60))
+        finally:
+            worker.kill()
+            worker.communicate()
         assert "lost" in logged
         assert "\x1b" not in logged
         assert "\x07" not in logged

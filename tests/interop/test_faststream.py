@@ -14,7 +14,7 @@ from murmur.interop.faststream import lifespan, publish_task, task_post
 from murmur.worker import Worker
 from tests.brokers.redis_server import RedisServer
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.anyio
 
 WITHIN = 60.0  # seconds after which a test has waited in vain
 

@@ -20,7 +20,6 @@ def broken_by(seed: int) -> list[str]:
         return ["somebody waits for ever"]
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize("part", range(4))
 def test_names_keep_state_and_order_whatever_happens(part: int) -> None:
     broken = {seed: found for seed in range(part, SEEDS, 4) if (found := broken_by(seed))}
@@ -50,7 +49,6 @@ async def _hasty(shards: Shards, mailbox: str, held: Any) -> None:
         shards._intake.wake()
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize(
     ("of", "verb", "bug"),
     [

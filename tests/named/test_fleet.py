@@ -18,7 +18,7 @@ from murmur.task_queue import TaskQueue
 from murmur.worker import Worker
 from tests.named.agents import Asker, Counter, Fragile, Ledger, Where
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(90)]
+pytestmark = pytest.mark.anyio
 AGENTS = (Ledger, Counter, Where, Asker, Fragile)
 
 
@@ -35,7 +35,7 @@ def name() -> str:
     return f"n-{secrets.token_hex(4)}"
 
 
-async def until(holds: Callable[[], object], within: float = 30.0) -> None:
+async def until(holds: Callable[[], object], within: float = 60.0) -> None:
     async with asyncio.timeout(within):
         while not holds():
             await asyncio.sleep(0.02)

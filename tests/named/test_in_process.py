@@ -12,10 +12,10 @@ from murmur.errors import BadActorKey, GaveUp, InputError, NotNamed, TaskFailed,
 from murmur.named import SHARDS, Named, mailbox_of, shard_of
 from tests.named.agents import Asker, Brief, Counter, Fragile, Ledger, Where
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+pytestmark = pytest.mark.anyio
 
 
-async def until(holds: Callable[[], object], within: float = 30.0) -> None:
+async def until(holds: Callable[[], object], within: float = 60.0) -> None:
     async with asyncio.timeout(within):
         while not holds():
             await asyncio.sleep(0.01)

@@ -296,7 +296,7 @@ async def test_the_blocking_forms_refuse_a_running_loop(runtime: AgentRuntime) -
         runtime.gather_sync(WordStats, ["x"])
 
 
-async def _until(holds: object, within: float = 5.0) -> None:
+async def _until(holds: object, within: float = 60.0) -> None:
     async with asyncio.timeout(within):
         while not holds():  # type: ignore[operator]
             await asyncio.sleep(0.01)

@@ -20,7 +20,7 @@ from murmur.transport import Outgoing
 from murmur.worker import Worker
 from tests.runtime.stowing_agents import Courier, Dropper, Weigher, Writer
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.anyio
 _numbers = count()
 AGENTS = (Weigher, Writer, Courier, Dropper)
 

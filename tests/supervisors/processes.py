@@ -28,14 +28,14 @@ def info_of(sup: Supervisor, name: str = "a") -> Any:
     return next(child.info for child in sup.which_children() if child.id == name)
 
 
-async def until(condition: Callable[[], object], *, within: float = 10.0) -> None:
+async def until(condition: Callable[[], object], *, within: float = 60.0) -> None:
     """Wait until `condition()` is true; fail after `within` seconds."""
     with anyio.fail_after(within):
         while not condition():
             await anyio.sleep(0.005)
 
 
-async def next_of(stream: EventStream, kind: type[TreeEvent], *, within: float = 10.0) -> Any:
+async def next_of(stream: EventStream, kind: type[TreeEvent], *, within: float = 60.0) -> Any:
     """The next event of this kind."""
     with anyio.fail_after(within):
         async for event in stream:
@@ -53,7 +53,7 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def wait_dead(*pids: int, within: float = 5.0) -> list[int]:
+def wait_dead(*pids: int, within: float = 60.0) -> list[int]:
     """Wait until none of these lives; return those that still do."""
     deadline = time.monotonic() + within
     while time.monotonic() < deadline and any(map(is_alive, pids)):

@@ -13,8 +13,6 @@ from tests.backends import ASYNCIO, on
 from tests.supervisors import process_children as children
 from tests.supervisors.processes import process, tree
 
-pytestmark = pytest.mark.timeout(60)
-
 
 async def refusal(*specs: ChildSpec, processes: Processes | None = None) -> str:
     """Why the tree did not start."""

@@ -37,8 +37,6 @@ from tests.supervisors.processes import (
     wait_dead,
 )
 
-pytestmark = pytest.mark.timeout(60)
-
 
 @every_backend
 async def test_a_killed_child_is_noticed_and_replaced() -> None:

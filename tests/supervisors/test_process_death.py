@@ -30,8 +30,6 @@ from tests.backends import ASYNCIO, TRIO, on
 from tests.supervisors import process_children as children
 from tests.supervisors.processes import info_of, next_of, process, tree, until
 
-pytestmark = pytest.mark.timeout(120)
-
 
 @on(ASYNCIO)
 @pytest.mark.parametrize(

@@ -14,8 +14,6 @@ from tests.backends import ASYNCIO, on
 from tests.supervisors import process_children as children
 from tests.supervisors.processes import descendants, info_of, is_alive, next_of, process, tree, until
 
-pytestmark = pytest.mark.timeout(120)
-
 MIB = 1 << 20
 
 

@@ -16,8 +16,6 @@ from tests.backends import ASYNCIO, every_backend, on
 from tests.supervisors import process_children as children
 from tests.supervisors.processes import info_of, is_alive, next_of, process, tree, until, wait_dead
 
-pytestmark = pytest.mark.timeout(60)
-
 QUICK = Watchdog(every=0.05)
 MIB = 1 << 20
 

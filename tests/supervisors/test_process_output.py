@@ -16,8 +16,6 @@ from tests.backends import ASYNCIO, TRIO, UVLOOP, on
 from tests.supervisors import process_children as children
 from tests.supervisors.processes import next_of, process, tree, until
 
-pytestmark = pytest.mark.timeout(120)
-
 
 @on(ASYNCIO, UVLOOP, TRIO)
 async def test_what_a_child_and_its_tools_print_is_told_to_the_last_word() -> None:

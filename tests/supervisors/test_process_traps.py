@@ -52,10 +52,13 @@ def _kill_supervisor(number: signal.Signals) -> None:
     program = [sys.executable, "-m", "tests.supervisors.orphaning"]
     with subprocess.Popen(program, stdout=subprocess.PIPE, text=True) as supervisor:
         assert supervisor.stdout is not None
-        pids = json.loads(supervisor.stdout.readline())
-        assert len(pids) >= 3 * 4 + 1
-        supervisor.send_signal(number)
-        supervisor.wait(10)
+        try:
+            pids = json.loads(supervisor.stdout.readline())
+            assert len(pids) >= 3 * 4 + 1
+            supervisor.send_signal(number)
+            supervisor.wait(60)
+        finally:
+            supervisor.kill()
     assert wait_dead(*pids) == []
 
 

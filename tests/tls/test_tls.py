@@ -18,7 +18,7 @@ from tests.brokers.certificates import Certificates
 from tests.brokers.fixtures import NatsStarter, RabbitPlace, RedisStarter
 from tests.brokers.server import HOST
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.anyio
 
 WITHIN = 90.0  # seconds after which something was waited for in vain
 PASSWORD = "canary/p@ss%w:rd"

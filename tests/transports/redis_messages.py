@@ -13,7 +13,7 @@ def messages(count: int, *, topic: str = TOPIC, start: int = 0) -> list[Outgoing
     return [Outgoing(topic, b"%d" % number, str(number)) for number in range(start, start + count)]
 
 
-async def received(transport: RedisTransport, count: int, *, within: float = 5.0) -> list[Delivery]:
+async def received(transport: RedisTransport, count: int, *, within: float = 60.0) -> list[Delivery]:
     """Receive so many; they stay held."""
     found: list[Delivery] = []
 

@@ -39,7 +39,6 @@ async def first(transport: RabbitTransport) -> Delivery:
     return delivery
 
 
-@pytest.mark.timeout(180)
 async def test_a_task_longer_than_the_consumer_timeout_starts_once_and_is_settled_under_an_alarm(
     start_rabbitmq: Callable[..., RabbitServer], opened: Open
 ) -> None:

@@ -13,7 +13,7 @@ from murmur.errors import GaveUp, TaskCancelled
 from murmur.worker import Worker
 from tests.worker.pooled_agents import Sleeper
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.anyio
 _numbers = count()
 
 

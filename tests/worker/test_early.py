@@ -63,7 +63,6 @@ def test_as_long_as_another_process_lives_on_none_is_given_up() -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.timeout(120)
 async def test_a_worker_whose_processes_end_as_soon_as_they_are_ready_ends_with_their_reason() -> None:
     with pytest.raises(WorkerNotStarted, match="exited with code 7"):
         await node("memory://doomed", Doomed, processes=1).run()

@@ -13,7 +13,7 @@ from tests.worker.pooled_agents import Deadly, Where
 from tests.worker.test_processes import pool_of, until
 
 eventually = partial(until, within=60.0)
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.anyio
 
 
 @pytest.mark.parametrize("how", ["hang", "spin", "hold"])

@@ -20,7 +20,7 @@ from tests.brokers.redis_server import RedisServer
 from tests.worker.pooled_agents import Greedy, Sleeper, Squarer
 from tests.worker.test_pools import node
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.anyio
 ROOT = Path(__file__).parents[2]
 
 

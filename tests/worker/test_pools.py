@@ -22,7 +22,7 @@ from murmur.worker.pools import Pools
 from tests.worker.pooled_agents import Apart, Deadly, Deaf, Sleeper, Squarer, Two, Unborn, Where
 from tests.worker.test_processes import until
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.anyio
 ROOT = Path(__file__).parents[2]
 
 

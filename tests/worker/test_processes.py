@@ -20,7 +20,7 @@ from murmur.worker.pool import Pool
 from tests.brokers.redis_server import RedisServer
 from tests.worker.pooled_agents import Asker, Deadly, Sleeper, Squarer, Where
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(90)]
+pytestmark = pytest.mark.anyio
 ROOT = Path(__file__).parents[2]
 AGENTS = (Squarer, Where, Deadly, Asker, Sleeper)
 
@@ -35,7 +35,7 @@ def node(broker: str, processes: int = 2, concurrency: int = 20, **settings: obj
     return Worker(broker=broker, agents=AGENTS, processes=processes, concurrency=concurrency, drain=5.0, **settings)  # type: ignore[arg-type]
 
 
-async def until(holds: Callable[[], object], within: float = 20.0) -> None:
+async def until(holds: Callable[[], object], within: float = 60.0) -> None:
     async with asyncio.timeout(within):
         while not holds():
             await asyncio.sleep(0.01)

@@ -19,7 +19,7 @@ from tests.runtime.agents import Fails, Moody, Researcher, Sleeper, Stats, WordS
 pytestmark = pytest.mark.anyio
 
 
-async def until(holds: Callable[[], bool], within: float = 10.0) -> None:
+async def until(holds: Callable[[], bool], within: float = 60.0) -> None:
     async with asyncio.timeout(within):
         while not holds():
             await asyncio.sleep(0.01)
