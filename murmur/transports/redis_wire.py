@@ -219,7 +219,7 @@ async def connect(
     try:
         connection = _connection(url, shown)  # reads files, of which there may be none left to open
         async with asyncio.timeout(CONNECT_WITHIN):
-            await connection.connect()  # type: ignore[no-untyped-call]  # redis-py left it so
+            await _greeted(connection)
     except exceptions.BusyLoadingError as error:
         raise BrokerUnreachable(url=shown, after=CONNECT_WITHIN, problem=str(error)) from None
     except (exceptions.AuthenticationError, exceptions.AuthorizationError, exceptions.ResponseError) as error:
@@ -232,8 +232,21 @@ async def connect(
         raise BrokerUnreachable(url=shown, after=CONNECT_WITHIN, problem="the connection closed at once")
     wire = Wire(stream, on_lost=on_lost, on_push=on_push)
     stream.transport.set_protocol(wire)
-    await _introduce(wire, name, shown)
+    try:
+        await _introduce(wire, name, shown)
+    except BaseException:
+        wire.close()
+        raise
     return wire
+
+
+async def _greeted(connection: AbstractConnection) -> None:
+    try:
+        await connection.connect()  # type: ignore[no-untyped-call]  # redis-py left it so
+    except BaseException:
+        if connection._writer is not None:  # redis-py leaves it open where its caller gives up
+            connection._writer.transport.abort()
+        raise
 
 
 def connection_options(url: str) -> dict[str, object]:
@@ -298,12 +311,10 @@ async def _introduce(wire: Wire, name: str, shown: str) -> None:
         async with asyncio.timeout(_HANDSHAKE_WITHIN):
             _named, identified, served = await asyncio.gather(*answers, return_exceptions=True)
     except TimeoutError:
-        wire.close()
         raise BrokerUnreachable(url=shown, after=_HANDSHAKE_WITHIN, problem="connected, but no reply") from None
     if isinstance(identified, int):
         wire.client_id = identified
     if isinstance(served, BaseException):
-        wire.close()
         if isinstance(served, ServerError) and served.is_refusal:
             raise BrokerRefused(url=shown, problem=str(served))
         raise BrokerUnreachable(url=shown, after=_HANDSHAKE_WITHIN, problem=str(served))

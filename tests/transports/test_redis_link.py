@@ -1,6 +1,7 @@
 """The link to Redis: every call ends in time and says how, whatever the network and the server do."""
 
 import asyncio
+import contextlib
 import socket
 import struct
 import threading
@@ -272,6 +273,31 @@ def test_a_connection_that_breaks_at_any_word_of_the_greeting_is_unreachable() -
                     await redis_wire.connect(url, shown=url, name="x", on_lost=_tell)
 
         uvloop.run(tried())
+
+
+@pytest.mark.parametrize("words", range(5))
+async def test_who_gives_up_amid_the_greeting_leaves_no_connection_open(words: int) -> None:
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    async def answer_so_many(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(b"+OK\r\n" * words)
+        begun.set()
+        with contextlib.suppress(ConnectionResetError):
+            while await reader.read(1_000):
+                pass
+        ended.set()
+        writer.close()
+
+    async with await asyncio.start_server(answer_so_many, "127.0.0.1", 0) as server:
+        url = f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        connecting = asyncio.create_task(redis_wire.connect(url, shown=url, name="x", on_lost=_tell))
+        await begun.wait()
+        await asyncio.wait([connecting], timeout=0.1)
+        assert not connecting.done()
+        connecting.cancel()
+        async with asyncio.timeout(30.0):
+            await ended.wait()
 
 
 _GREETINGS = 60
