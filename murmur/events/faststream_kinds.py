@@ -62,12 +62,15 @@ class _Nats:
 
     def load(self) -> Make:
         module = import_module("faststream.nats")
+        token = import_module("faststream.nats.security").NatsToken
 
         def make(url: BrokerURL) -> Any:
             servers = [f"{'tls' if url.is_tls else 'nats'}://{address}" for address in url.addresses]
-            return module.NatsBroker(
-                servers, security=_security(url), max_reconnect_attempts=-1, ping_interval=10, **_QUIET
-            )
+            if url.username is None and url.password is not None:
+                security = token(url.password, ssl_context=url.tls(), use_ssl=url.is_tls)
+            else:
+                security = _security(url)
+            return module.NatsBroker(servers, security=security, max_reconnect_attempts=-1, ping_interval=10, **_QUIET)
 
         return make
 

@@ -14,6 +14,7 @@ from murmur.transports import nats
 from tests.brokers.fixtures import NatsStarter
 from tests.brokers.nats_operator import operator
 from tests.brokers.nats_server import NatsServer
+from tests.events.test_control import heard
 
 pytestmark = pytest.mark.anyio
 ROOT = Path(__file__).parents[2]
@@ -101,13 +102,15 @@ def test_a_url_that_says_what_it_cannot_is_refused(url: str, problem: str) -> No
     assert "secrettoken" not in str(raised.value)
 
 
-async def test_a_token_is_accepted(start_nats: NatsStarter) -> None:
-    server = start_nats(settings=f'authorization {{ token: "{datetime.date.max}" }}', jetstream=True)
-    for token, is_right in ((str(datetime.date.max), True), ("wrong", False)):
-        transport = nats.connect(f"nats://:{token}@127.0.0.1:{server.port}", consumer_id="w", namespace="", lease=30.0)
-        if is_right:
-            await transport.open([TopicSpec("echo.tasks")])
-        else:
-            with pytest.raises(BrokerRefused, match="Authorization"):
-                await transport.open([TopicSpec("echo.tasks")])
-        await transport.close()
+async def test_a_token_lets_in_on_every_connection_of_ours_and_a_wrong_one_does_not(start_nats: NatsStarter) -> None:
+    server = start_nats(settings=f'authorization {{ token: "{datetime.date.max}" }}')
+    url = f"nats://:{datetime.date.max}@127.0.0.1:{server.port}"
+    transport = nats.connect(url, consumer_id="w", namespace="", lease=30.0)
+    await transport.open([TopicSpec("echo.tasks")])
+    await transport.close()
+    assert not broken(await wiring.examine(url, namespace=""))
+    plane = wiring.control(url, namespace="")
+    await plane.open()
+    await heard(plane, plane.subscribe("x"), "x")
+    await plane.close()
+    assert "Authorization" in str(await refused(url.replace(f":{datetime.date.max}@", ":wrong@")))
