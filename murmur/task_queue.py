@@ -166,8 +166,7 @@ class TaskQueue:
         """Give back what lapsed of a mailbox; whether nothing of it is in anybody's hand any more."""
         topic = self.topics.tasks(mailbox)
         await self.store.sweep([topic])
-        stats = await self.transport.stats(topic, GROUP)
-        return not stats.inflight
+        return not (await self.transport.stats(topic, GROUP)).inflight
 
     # -- workers ----------------------------------------------------------------------------------
 
@@ -218,9 +217,11 @@ class TaskQueue:
 
     async def disown(self, claim: Claim) -> None:
         """Let go of the message of a task that is no longer ours. One that ended, as by a cancel, is answered again."""
-        if self.store.moves_messages:
-            return
-        (row,) = await patiently(lambda: self.store.read([claim.task_id]))
+        if not self.store.moves_messages:
+            await patiently(lambda: self._disowned(claim))
+
+    async def _disowned(self, claim: Claim) -> None:
+        (row,) = await self.store.read([claim.task_id])
         if row is not None and row.state.is_terminal:
             await self._answer_again(Finished(claim.task_id, claim.delivery, row.state, row.result), claim.reply_to)
         else:  # its row is not ours, but the message may be
@@ -329,8 +330,7 @@ class TaskQueue:
 
     async def _put_back(self, claim: Claim, answer: Written, *, delay: float, counted: bool) -> None:
         """Give the message of a requeued row back. One that the broker lost is published anew: its row waits for it."""
-        is_held = await self._give_back(claim.delivery, delay=delay, counted=counted)
-        if not is_held and answer is not Written.STALE:
+        if not await self._give_back(claim.delivery, delay=delay, counted=counted) and answer is not Written.STALE:
             await self._publish_again(claim, delay=delay)
 
     async def _publish_again(self, claim: Claim, *, delay: float) -> None:

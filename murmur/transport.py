@@ -140,7 +140,10 @@ class Transport(Protocol):
         """
 
     async def ack(self, deliveries: Sequence[Delivery], emit: Sequence[Outgoing] = ()) -> Sequence[Settled]:
-        """Settle for good. `emit` is durable before, or atomically with, the settle. Idempotent."""
+        """Settle for good. `emit` is durable before, or atomically with, the settle. Idempotent.
+
+        It and the two below raise `BrokerRefused` where the right to it is missing: what is not settled is still held.
+        """
 
     async def release(
         self, deliveries: Sequence[Delivery], *, delay: float = 0.0, counted: bool = False

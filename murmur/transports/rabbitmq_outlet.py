@@ -25,13 +25,14 @@ _GONE_FOR: Final = 0.5  # seconds a queue that vanished stays away at least
 class Answer(Struct, frozen=True):
     """What became of one message: `position` if it was confirmed, else why not.
 
-    `is_definite`: it is not there. `is_final`: it can never be.
+    `is_definite`: it is not there. `is_final`: it can never be. `refusal`: the right to it is missing.
     """
 
     position: str = ""
     failure: str = ""
     is_definite: bool = True
     is_final: bool = False
+    refusal: BrokerRefused | None = None
 
 
 _UNROUTABLE: Final = Answer(failure="no queue takes it", is_definite=False)
@@ -173,7 +174,7 @@ class Outlet:
                 async with asyncio.timeout(max(0.0, until - loop.time())):
                     await wire.unblocked()
         except BrokerRefused as error:
-            return [Answer(failure=str(error))] * len(messages)
+            return [Answer(failure=str(error), refusal=error)] * len(messages)
         except TimeoutError:
             why = self.link.wire.blocked if self.link.wire is not None else ""
             return [Answer(failure=f"RabbitMQ takes no messages at present: {why}", is_definite=False)] * len(messages)
@@ -217,8 +218,11 @@ class Outlet:
         """Answer what was not confirmed: too large if that is why, else unknown."""
         unconfirmed, self._unconfirmed = self._unconfirmed, {}
         sizes = [word for word in str(error).split() if word.isdigit()] if "message size" in str(error) else []
+        told = self.link.told(error)
+        refusal = told if isinstance(told, BrokerRefused) and not sizes else None
         for batch, index, message in unconfirmed.values():
             is_to_blame = sizes[:1] == [str(len(message.body))]
-            batch.answer(index, Answer(failure=str(error), is_definite=is_to_blame, is_final=is_to_blame))
+            answer = Answer(failure=str(error), is_definite=is_to_blame, is_final=is_to_blame, refusal=refusal)
+            batch.answer(index, answer)
         if self._channel is not None and self._channel.wire.lost is None:  # the server closed the channel alone
             self._channel.wire.abort(WireLost(str(error)))

@@ -36,10 +36,13 @@ class Settling:
         if emit and (held or not deliveries):
             try:
                 answers = await self._outlet.publish([await self._outlet.addressed(one) for one in emit])
-            except (BrokerUnreachable, BrokerRefused) as error:
+            except BrokerUnreachable as error:
                 answers = [Answer(failure=str(error))] * len(emit)
+            except BrokerRefused as error:
+                answers = [Answer(failure=str(error), refusal=error)] * len(emit)
             if any(answer.failure and not answer.is_final for answer in answers):
                 _ended(held)
+                _raise_refusal(answers)
                 return [_told(one) for one in deliveries]
             for one, answer in zip(emit, answers, strict=True):
                 if answer.failure:
@@ -83,16 +86,18 @@ class Settling:
         if not held:
             return
         there: list[Delivery] = []
+        answers: list[Answer] = []
         try:
             for queue in {copy.queue for copy in copies if ".delay." in copy.queue}:
                 await self._outlet.keep_delay(queue)
             answers = await self._outlet.publish(copies)
             there = [one for one, answer in zip(held, answers, strict=True) if answer.position]
-        except (BrokerUnreachable, BrokerRefused) as error:
+        except BrokerUnreachable as error:
             logger.debug("nothing was given back: {}", error)
         finally:
             _ended([one for one in held if one not in there])
         await self._settle(there)
+        _raise_refusal(answers)
 
     async def _settle(self, held: Sequence[Delivery]) -> None:
         """Ack, and wait until RabbitMQ has it."""
@@ -122,6 +127,11 @@ def _begun(deliveries: Sequence[Delivery]) -> list[Delivery]:
 def _ended(held: Sequence[Delivery]) -> None:
     for one in held:
         _hold(one).is_settling = False
+
+
+def _raise_refusal(answers: Sequence[Answer]) -> None:
+    if refusal := next((answer.refusal for answer in answers if answer.refusal is not None), None):
+        raise refusal
 
 
 def _hold(delivery: Delivery) -> Hold:

@@ -115,6 +115,9 @@ class Intake:
                 self._has_ghosts = True
                 await asyncio.sleep(random.uniform(0.01, 0.1))  # noqa: S311  jitter, no secret
                 await self._session.link.up(max(0.0, deadline - loop.time()))
+            except BrokerRefused:
+                self._has_ghosts = True  # the read may have been allowed, and what it needs beyond that not
+                raise
             if reading.is_stopped or loop.time() >= deadline:
                 return []
 

@@ -11,7 +11,6 @@ from typing import Any, Final
 
 from attrs import define, field
 
-from murmur.patience import patiently
 from murmur.task_queue import Release, TaskQueue, Work
 from murmur.transport import Delivery
 from murmur.worker.pools import Place
@@ -95,7 +94,7 @@ class Intake:
         task = self._receiving = asyncio.current_task()
         self._reading = room
         try:
-            return await patiently(lambda: self.queue.receive(room, credit=credit, wait=self.wait))
+            return await self.settler.rights.patiently(lambda: self.queue.receive(room, credit=credit, wait=self.wait))
         except asyncio.CancelledError:
             if self._receiving is None and task is not None and not task.uncancel():
                 return ()
@@ -110,7 +109,7 @@ class Intake:
 
     async def _granted(self, deliveries: Sequence[Delivery]) -> Sequence[Work]:
         """Have deliveries granted. Ended meanwhile, give back what was granted: nothing new starts."""
-        granting = asyncio.ensure_future(patiently(lambda: self.queue.grant(deliveries)))
+        granting = asyncio.ensure_future(self.settler.rights.patiently(lambda: self.queue.grant(deliveries)))
         try:
             return await asyncio.shield(granting)
         except asyncio.CancelledError:

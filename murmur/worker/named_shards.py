@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol
 from attrs import define, field
 from loguru import logger
 
-from murmur.errors import BadActorKey, BrokerUnreachable, NeedsStore, OutcomeUnknown
+from murmur.errors import BadActorKey, BrokerRefused, BrokerUnreachable, NeedsStore, OutcomeUnknown
 from murmur.named import check_key, mailbox_of, mailboxes_of, shard_of
 from murmur.outcome import Answer
 from murmur.registry import AnyActor
@@ -134,6 +134,8 @@ class Shards:
             for agent in list(self.agents):
                 try:
                     await self._look(agent)
+                except BrokerRefused as error:
+                    self.settler.rights.missing(error)
                 except (OutcomeUnknown, BrokerUnreachable) as error:
                     logger.info("the shards of {} cannot be looked after: {}", agent, error)
                 self._give_up_lapsed(agent)
@@ -198,7 +200,7 @@ class Shards:
                 await self.settler.drained()
                 await self.queue.store.delete([f"{KEEPER}{agent}:{self.owner}" for agent in self.agents])
                 await asyncio.gather(*(self._release(mailbox) for mailbox in list(self._held)))
-        except (TimeoutError, OutcomeUnknown, BrokerUnreachable):
+        except (TimeoutError, OutcomeUnknown, BrokerUnreachable, BrokerRefused):
             return  # the leases lapse
 
     # -- holding ----------------------------------------------------------------------------------
@@ -264,7 +266,7 @@ class Shards:
         await self.stage_of(agent).leave(agent, int(shard), is_lost=False)
         try:
             await self._release(mailbox)
-        except (OutcomeUnknown, BrokerUnreachable):
+        except (OutcomeUnknown, BrokerUnreachable, BrokerRefused):
             self._held.pop(mailbox, None)  # its lease lapses
 
     async def _release(self, mailbox: str) -> None:

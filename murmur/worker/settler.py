@@ -10,7 +10,8 @@ from typing import Final
 
 from loguru import logger
 
-from murmur.errors import BrokerUnreachable, OutcomeUnknown
+from murmur.errors import BrokerRefused, BrokerUnreachable, OutcomeUnknown
+from murmur.patience import Rights
 from murmur.store import Failure, Written
 from murmur.task_queue import Ending, Release, TaskQueue
 from murmur.worker.tally import Tally
@@ -30,6 +31,7 @@ class Settler:
         self, queue: TaskQueue, *, on_stale: Callable[[Ending], None], on_delayed: Callable[[], object]
     ) -> None:
         self.tally = Tally()
+        self.rights = Rights()
         self._queue = queue
         self._on_stale = on_stale
         self._on_delayed = on_delayed
@@ -87,6 +89,8 @@ class Settler:
                     break
                 except (OutcomeUnknown, BrokerUnreachable) as error:
                     logger.info("{} results wait for the broker: {}", len(endings), error)
+                except BrokerRefused as error:
+                    self.rights.tell(error)
                 except Exception:  # noqa: BLE001  paid work must not be thrown away for a broken reply
                     logger.exception("writing {} results broke; they are written again", len(endings))
                 await asyncio.sleep(pause)

@@ -28,9 +28,8 @@ from loguru import logger
 
 from murmur import presence
 from murmur.cancelling import cancelled
-from murmur.errors import BrokerUnreachable, OutcomeUnknown
+from murmur.errors import BrokerRefused, BrokerUnreachable, OutcomeUnknown
 from murmur.idempotency import IdempotencyHook
-from murmur.patience import patiently
 from murmur.policy import Redelivery
 from murmur.presence import Presence
 from murmur.publisher import Publisher
@@ -216,6 +215,7 @@ class Tree:
             async with opened_tree(self._spec, processes=self.pools.processes) as supervisor:
                 self._supervisor = supervisor
                 hearing = asyncio.ensure_future(self.pools.listen(supervisor.events(capacity=10_000)))
+                self.settler.rights.is_serving = True
                 if not is_up.done():
                     is_up.set_result(None)
                 self._on_change()
@@ -294,7 +294,7 @@ class Tree:
             await asyncio.sleep(self._lease / 3)
             claims = [claim for place in self._places for claim in place.claims()]
             if claims:
-                await patiently(lambda claims=claims: self._renew(claims))  # type: ignore[misc]  # a default, not an argument
+                await self.settler.rights.patiently(lambda claims=claims: self._renew(claims))  # type: ignore[misc]  # a default, not an argument
 
     async def _renew(self, claims: list[Claim]) -> None:
         for claim, is_ours in zip(claims, await self.queue.store.renew(claims), strict=True):
@@ -313,7 +313,7 @@ class Tree:
         every = min((self._lease or _SWEEP_AT_LEAST * 3) / 3, _SWEEP_AT_LEAST)
         while True:
             self._sweep_soon.clear()
-            due = await patiently(self._sweep)
+            due = await self.settler.rights.patiently(self._sweep)
             pause = every * random.uniform(0.8, 1.2)  # noqa: S311  jitter: not all workers at once
             if due is not None:
                 pause = min(pause, max(due, 0.01))
@@ -328,7 +328,7 @@ class Tree:
 
     async def _consumer(self, ctx: ChildContext) -> None:
         if self.agents:
-            await patiently(lambda: self.queue.open_tasks(self.shards.beside(self.agents)))
+            await self.settler.rights.patiently(lambda: self.queue.open_tasks(self.shards.beside(self.agents)))
         ctx.ready()
         await self._intake.run()
 
@@ -338,11 +338,11 @@ class Tree:
 
     async def _announcer(self, ctx: ChildContext) -> None:
         try:
-            await patiently(self.announced)
+            await self.settler.rights.patiently(self.announced)
             ctx.ready()
             for number in itertools.count():
                 await asyncio.sleep(presence.EVERY)
-                await patiently(self.announced)
+                await self.settler.rights.patiently(self.announced)
                 if self.pools.agents and number % _NOTES_A_TRIM == 2:
                     give_back()
         finally:
@@ -353,7 +353,7 @@ class Tree:
         try:
             async with asyncio.timeout(1.0):
                 await presence.withdraw(self.queue.store, self._worker_id)
-        except (TimeoutError, OutcomeUnknown, BrokerUnreachable):
+        except (TimeoutError, OutcomeUnknown, BrokerUnreachable, BrokerRefused):
             return  # the note vanishes by itself
 
     # -- ending -----------------------------------------------------------------------------------
