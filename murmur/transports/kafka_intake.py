@@ -293,9 +293,12 @@ class Intake:
     async def _mend(self, error: kafka_errors.KafkaError) -> None:
         """Leave and join anew, for what the client library does not come back from."""
         told = self._link.told(error)
-        logger.warning("reading {} failed, begins anew: {}", self.spec.name, told)
-        if isinstance(told, BrokerRefused):
+        if isinstance(told, BrokerRefused):  # whoever reads is told
             self._refused(told)
+            await self._member.end()
+            await asyncio.sleep(_REFUSED_FOR)
+            return
+        logger.warning("reading {} failed, begins anew: {}", self.spec.name, told)
         await self._member.end()
 
     def _refused(self, error: BrokerRefused) -> None:

@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import pytest
+from aiokafka.protocol.admin import CreateAclsRequest, DeleteAclsRequest
 from attrs import frozen
 from loguru import logger
 
 from murmur import Actor, AgentRuntime
+from murmur.broker_url import BrokerURL
+from murmur.transports.kafka_link import KafkaLink
 from murmur.worker import Worker
 from tests.brokers.fixtures import NatsStarter, RabbitPlace
+from tests.brokers.kafka_server import KafkaServer
 from tests.brokers.redis_server import RedisServer
 from tests.brokers.server import HOST
 
@@ -83,10 +87,35 @@ def _rabbitmq(request: pytest.FixtureRequest, folder: Path) -> Place:
     )
 
 
-@pytest.fixture(params=[_redis, _nats, _rabbitmq], ids=["redis", "nats", "rabbitmq"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+def _kafka(request: pytest.FixtureRequest, folder: Path) -> Place:
+    server: KafkaServer = request.getfixturevalue("start_kafka")(users={"root": PASSWORD, "w": PASSWORD})
+
+    async def change(kind: type[CreateAclsRequest | DeleteAclsRequest]) -> None:
+        link = KafkaLink(BrokerURL.parse(at("root")), client_id="operator")
+        await link.open()
+        for resource, name in ((_TOPIC, "*"), (_GROUP, "*"), (_CLUSTER, "kafka-cluster")):
+            await link.admin._send_to_controller(kind(resource, name, _LITERAL, "User:w", "*", _ALL, _ALLOW))
+        await link.close()
+
+    def at(user: str) -> str:
+        return f"kafka://{user}:{PASSWORD}@{HOST}:{server.port}?partitions=1"
+
+    def may(*, everything: bool) -> None:
+        asyncio.run(change(CreateAclsRequest if everything else DeleteAclsRequest))
+
+    return Place(at("w"), at("root"), may, f"sqlite:///{folder}/rows.db")
+
+
+_TOPIC, _GROUP, _CLUSTER, _LITERAL, _ALL, _ALLOW = 2, 3, 4, 3, 2, 3  # as Kafka counts
+
+
+@pytest.fixture(
+    params=[_redis, _nats, _rabbitmq, pytest.param(_kafka, marks=pytest.mark.soak)],
+    ids=["redis", "nats", "rabbitmq", "kafka"],
+)
+async def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     made: Place = request.param(request, tmp_path)
-    made.may(everything=True)
+    await asyncio.to_thread(made.may, everything=True)
     return made
 
 
