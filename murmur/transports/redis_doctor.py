@@ -160,6 +160,9 @@ class _Doctor:
             return []
         user = await self._asked("ACL", "WHOAMI")
         name = user.decode() if isinstance(user, bytes) else self._link.user
+        if refused == {"PUBLISH"}:  # tasks are done without
+            what = f"{name} may not use our channels: workers are neither watched nor commanded, and what runs cannot "
+            return [Finding(_RISK, "I22", what + "be cancelled", granting(name, self._topics.prefix))]
         what = f"{name} may not use {', '.join(sorted(refused))} on our keys"
         return [Finding(Severity.REFUSED, "I22", what, granting(name, self._topics.prefix))]
 

@@ -89,6 +89,19 @@ async def test_missing_rights_are_named_with_the_command_that_gives_them(start_r
     assert server.call("DBSIZE") == "0"  # nothing of ours is left
 
 
+async def test_a_user_without_channels_is_told_what_does_not_work_though_tasks_do(start_redis: Start) -> None:
+    server = start_redis(aof=True)
+    server.call("ACL", "SETUSER", "deaf", "on", ">pass", "~*", "resetchannels", "+@all")
+    url = f"redis://deaf:pass@127.0.0.1:{server.port}"
+    async with Worker(broker=url, agents=[Echo], heartbeat=0), AgentRuntime(url) as runtime:
+        assert (await runtime.run(Echo, "x")).is_ok()
+    (found,) = [one for one in await examined(server, url) if one.invariant == "I22"]
+    assert found.severity is Severity.RISK
+    assert "neither watched nor commanded, and what runs cannot be cancelled" in found.what
+    server.call(*found.mend.split()[1:])
+    assert not any(one.invariant == "I22" for one in await examined(server, url))
+
+
 async def test_consumers_that_hold_tasks_in_silence_and_mailboxes_nobody_reads_are_found(
     start_redis: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
