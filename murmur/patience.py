@@ -42,7 +42,7 @@ class Rights:
     def tell(self, error: BrokerRefused) -> None:
         """Say it in one line, unless it was said already."""
         before, self._refused_at = self._refused_at, time.monotonic()
-        told = logger.error if self._refused_at - before > _FORGIVEN else logger.debug
+        told = logger.error if self._refused_at - before > _FORGIVEN else logger.trace
         told("{} {}; what runs goes on, and the rest once that is allowed again", error.code, error)
 
 

@@ -123,7 +123,8 @@ class _Doctor:
             (f"make a consumer of {stream}", "$JS.API.>", lambda: self._streams.declare_consumer(topic, lease=30.0)),
             (f"publish to {topic}", f"{self._topics.prefix}>", lambda: self._link.ask(topic, b"doctor")),
             ("make the store's bucket", "$JS.API.>", self._streams_of_store),
-            ("write to the store", "$KV.>", self._write_to_store),
+            ("write to the store", "$KV.>", lambda: self._write_to(self._bucket)),
+            ("write rows to the store", "$KV.>", lambda: self._write_to(f"{self._bucket}-rows")),
             ("settle tasks", "$JS.ACK.>", lambda: self._link.ask(f"$JS.ACK.{stream}.doctor")),
             ("take the stream away", "$JS.API.>", lambda: self._link.api(f"STREAM.DELETE.{stream}")),
         ]
@@ -135,7 +136,8 @@ class _Doctor:
             except (BrokerRefused, JetStreamError, OutcomeUnknown, TimeoutError) as error:
                 problem = getattr(error, "problem", "") or str(error) or "no answer"
                 is_denied = isinstance(error, BrokerRefused)
-                mend = f"Let this user publish to {subject}, $JS.API.>, $KV.> and $JS.ACK.> in nats-server.conf"
+                every = ", ".join(dict.fromkeys((subject, "$JS.API.>", "$KV.>", "$JS.ACK.>")))
+                mend = f"Let this user publish to {every} in nats-server.conf"
                 severity = Severity.REFUSED if is_denied else _BROKEN
                 found.append(Finding(severity, "I1", f"this user may not {what}: {problem}", mend))
                 break
@@ -204,10 +206,10 @@ class _Doctor:
             if error.code != STREAM_MISSING:
                 raise
 
-    async def _write_to_store(self) -> None:
+    async def _write_to(self, bucket: str) -> None:
         """Try a write that the bucket turns down: it holds no such revision."""
         headers = encoded_headers({"Nats-Expected-Last-Subject-Sequence": str(1 << 60)})
-        await self._link.ask(f"$KV.{self._bucket}.doctor", headers=headers)
+        await self._link.ask(f"$KV.{bucket}.doctor", headers=headers)
 
     def _wanted(self) -> int:
         return int(self._link.url.options.get("replicas", "1"))

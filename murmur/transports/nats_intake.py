@@ -234,6 +234,8 @@ class Intake:
 
     async def _make_sure(self, topics: Mapping[str, int]) -> None:
         for topic in topics:
+            if topic not in self._made:  # what may not be settled would be read again and again
+                await self._session.link.ask(f"$JS.ACK.{self._session.streams.stream(topic)}.{CONSUMER}.may-we")
             if topic in self._unsure or topic not in self._made:
                 made = await self._session.streams.declare_consumer(topic, lease=self._session.spec(topic).lease)
                 self._unsure.discard(topic)

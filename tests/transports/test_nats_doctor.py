@@ -89,6 +89,29 @@ async def test_a_user_without_rights_to_jetstream_is_told(start_nats: NatsStarte
 
 
 @pytest.mark.parametrize(
+    ("denied", "missing"), [("$KV.murmur-rows.>", "write rows"), ("$KV.murmur.>", "write to"), ("$JS.ACK.>", "settle")]
+)
+async def test_each_right_is_tried_and_the_mend_names_each_once(
+    denied: str, missing: str, start_nats: NatsStarter
+) -> None:
+    server = start_nats(password=PASSWORD, permissions={"publish": {"deny": [denied]}})
+    (found,) = [one for one in await examined(server) if one.severity is Severity.REFUSED]
+    assert f"may not {missing}" in found.what
+    assert [found.mend.count(right) for right in ("$JS.API.>", "$KV.>", "$JS.ACK.>")] == [1, 1, 1]
+
+
+async def test_a_reader_who_may_not_settle_is_told_before_it_reads(start_nats: NatsStarter) -> None:
+    server = start_nats(password=PASSWORD, permissions={"publish": {"deny": ["$JS.ACK.>"]}})
+    transport = nats.connect(server.url, consumer_id="w", namespace="", lease=30.0)
+    await transport.open([TopicSpec("echo.tasks")])
+    await transport.publish([Outgoing("echo.tasks", b"x", "1")])
+    with pytest.raises(BrokerRefused, match=r'publish to "\$JS.ACK.>"'):
+        await transport.receive("workers", {"echo.tasks": 1}, credit=1, wait=10.0)
+    assert (await transport.stats("echo.tasks", "workers")).ready == 1
+    await transport.close()
+
+
+@pytest.mark.parametrize(
     ("url", "problem"),
     [
         ("nats://h:4222?replicas=2", "replicas"),

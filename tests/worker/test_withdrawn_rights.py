@@ -123,7 +123,7 @@ async def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
 def told() -> Iterator[list[tuple[str, str]]]:
     """Return what is logged: level and text."""
     lines: list[tuple[str, str]] = []
-    sink = logger.add(lambda line: lines.append((line.record["level"].name, line.record["message"])), level="DEBUG")
+    sink = logger.add(lambda line: lines.append((line.record["level"].name, line.record["message"])), level="TRACE")
     yield lines
     logger.remove(sink)
 
