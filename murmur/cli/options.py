@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 from loguru import logger
@@ -14,6 +14,8 @@ from murmur.redaction import LOGS_JSON, redacting
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
+
+_TOLD_FOR: Final = 60.0  # seconds in which a line of a library is not repeated
 
 
 def option(name: str, *more: str, **settings: Any) -> Callable[[F], F]:
@@ -75,7 +77,20 @@ def log_to_stderr(*, as_json: bool) -> None:
 
 
 class _ToLoguru(logging.Handler):
-    """Hands what libraries log to the one place where secrets are taken out."""
+    """Hands what libraries log to the one place where secrets are taken out, each line once in a while.
+
+    A client that is refused says so at every try, and tries every second.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._told: dict[tuple[str, str], float] = {}  # when, by logger and text
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Log it, unless the same was logged a moment ago."""
+        said = record.name, record.getMessage()
+        if record.created - self._told.get(said, 0.0) < _TOLD_FOR:
+            return
+        self._told = {one: at for one, at in self._told.items() if record.created - at < _TOLD_FOR}
+        self._told[said] = record.created
         logger.opt(exception=record.exc_info).log(record.levelname, "{}: {}", record.name, record.getMessage())

@@ -85,7 +85,7 @@ class FastStreamControl:
             try:
                 await self._timely(subscriber.start())
             except (BrokerUnreachable, BrokerRefused) as error:
-                logger.debug("cannot listen to {} yet: {}", topic, error)
+                logger.trace("cannot listen to {} yet: {}", topic, error)
                 await _stopped(subscriber)
                 await asyncio.sleep(_AGAIN)
             else:

@@ -56,7 +56,7 @@ class Reporter:
             except BrokerUnreachable as error:
                 logger.debug("the control plane is away: {}", error)
             except BrokerRefused as error:
-                told = logger.debug if self._is_refused else logger.warning
+                told = logger.trace if self._is_refused else logger.warning
                 told("{} {}; until then this worker can neither be watched nor commanded", error.code, error)
                 self._is_refused = True
             except MissingExtra as error:

@@ -19,6 +19,7 @@ import pytest
 from aiokafka.admin import NewTopic
 from attrs import frozen
 
+from murmur import wiring
 from murmur.broker_url import BrokerURL
 from murmur.cli import gather, run, worker
 from murmur.cli import main as command_line
@@ -335,6 +336,11 @@ async def is_refused_a_topic(url: str) -> None:
     (refusal,) = await weak.publish([Outgoing("other.tasks", b"x", "1")])
     assert isinstance(refusal, Refusal)
     await weak.close()
+    plane = wiring.control(url, namespace="")
+    with pytest.raises(BrokerRefused, match="the control plane is not ours to use"):
+        await plane.open()
+        await plane.publish("murmur.beats", b"x")
+    await plane.close()
 
 
 def test_what_kafka_does_not_take_for_its_size(kafka_url: str, say: Say) -> None:

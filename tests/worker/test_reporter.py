@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import logging
 import os
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -11,15 +12,19 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from loguru import logger
 
 from murmur import Actor, AgentRuntime, wiring
 from murmur.beats import BEATS, COMMANDS, Beat, Branch, Command, packed, unpacked
+from murmur.cli.options import _ToLoguru
 from murmur.errors import BadEnvelope, BadSetting, BadSignature, BrokerUnreachable
 from murmur.events.memory import MemoryControl, connect
 from murmur.names import Topics
 from murmur.signing import Seal
 from murmur.watch import Watch, watching
 from murmur.worker import Worker, reporter
+from tests.brokers.redis_server import RedisServer
+from tests.brokers.server import HOST
 from tests.runtime.agents import Fails, Sleeper, WordStats, starts
 from tests.worker.pooled_agents import Squarer
 
@@ -278,3 +283,32 @@ def test_what_was_signed_for_one_namespace_is_nothing_in_another() -> None:
     assert unpacked(body, Command, Topics("a"), OURS) == command
     with pytest.raises(BadSignature):
         unpacked(body, Command, Topics("b"), OURS)
+
+
+async def test_a_worker_whose_control_plane_is_refused_says_so_once_and_serves(redis_server: RedisServer) -> None:
+    redis_server.call("ACL", "SETUSER", "deaf", "on", ">pass", "~*", "resetchannels", "+@all")
+    url = f"redis://deaf:pass@{HOST}:{redis_server.port}"
+    refused: list[str] = []
+    told = logger.add(
+        lambda line: refused.append(line.record["level"].name),
+        filter=lambda record: "not ours" in record["message"],
+        level=0,
+    )
+    async with Worker(broker=url, agents=[Sleeper], heartbeat=1.0), AgentRuntime(url) as runtime:
+        async with asyncio.timeout(SOON):
+            while len(refused) < 3:
+                await asyncio.sleep(0.02)
+        assert (await runtime.run(Sleeper, 0.0)).is_ok()
+    logger.remove(told)
+    assert [level for level in refused if level != "TRACE"] == ["WARNING"]
+
+
+def test_a_line_that_a_library_repeats_is_logged_once() -> None:
+    lines: list[str] = []
+    told = logger.add(lambda line: lines.append(line.record["message"]))
+    library, handler = logging.Logger("a.client"), _ToLoguru()
+    library.addHandler(handler)
+    for what in ("not authorized", "not authorized", "gone", "not authorized"):
+        library.error(what)
+    logger.remove(told)
+    assert lines == ["a.client: not authorized", "a.client: gone"]
