@@ -17,6 +17,7 @@ from murmur.names import Topics
 from murmur.registry import AgentEntry
 
 _ANY: Final = "{agent}"
+_BROADCAST: Final = "Broadcast, never kept. In a database N of Redis but 0 the channel's name ends in @N."
 _DEFINED: Final = "#/$defs/"
 _MESSAGES: Final = {
     "task": "TaskMessage",
@@ -79,6 +80,7 @@ class _Document:
             ("answers", ANSWERS, "Answer", "send"),
         ):
             self._channel(name, self._topics.control(topic), message, {})
+            self._channels[name]["description"] = _BROADCAST
             self._operation(name, action, name, message)
 
     def whole(self) -> dict[str, Any]:

@@ -66,6 +66,12 @@ def test_it_is_an_asyncapi_3_document(made: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("made", DOCUMENTS)
+def test_the_control_plane_tells_what_its_channels_are_called_in_a_database_of_redis(made: dict[str, Any]) -> None:
+    told = {name for name, channel in made["channels"].items() if "ends in @N" in channel.get("description", "")}
+    assert told == {"beats", "commands", "answers"}
+
+
+@pytest.mark.parametrize("made", DOCUMENTS)
 def test_every_reference_leads_somewhere(made: dict[str, Any]) -> None:
     assert [ref for ref in references(made) if found(made, ref) is None] == []
 

@@ -436,7 +436,16 @@ async def test_a_cancellation_stays_in_its_database(opened: Opener, redis_server
         return [count for _, count in counts] == [1, 1]
 
     assert await until(is_subscribed, within=30.0)
-    assert len(feeds) == 2
+    claims = []
+    for node in nodes:
+        await node.store.admit([task("1"), task("2")])
+        claims.append({one.task_id: one for one in await node.claims(2)})
+    await nodes[0].store.cancel({"1": b"cancelled"})
+    async with asyncio.timeout(30.0):
+        assert await anext(feeds[0]) == "1"
+        await nodes[1].store.cancel({"2": b"cancelled"})
+        assert await anext(feeds[1]) == "2"  # and has heard nothing before
+    assert await nodes[1].store.complete([Completion(claims[1]["1"], b"done")]) == [Written.STORED]
 
 
 async def test_a_cancellation_that_was_not_heard_shows_when_the_lease_is_renewed(
