@@ -42,7 +42,7 @@ _SILENCE: Final = 2.0  # seconds after which an answer that should have come is 
 _SCAN_WITHIN: Final = 5.0  # seconds until more of a scan must have come
 
 
-class Entry(Struct, frozen=True):
+class Entry(Struct, frozen=True, gc=False):
     """What stands under a key. `is_over`: its time is past; only its revision still means something."""
 
     key: str
@@ -53,7 +53,7 @@ class Entry(Struct, frozen=True):
     parts: str = ""  # where a value too large for one message lies: its place and how many there are
 
 
-class Write(Struct, frozen=True):
+class Write(Struct, frozen=True, gc=False):
     """A value to put under a key, if `expected` is its revision: 0 for none, None for any."""
 
     key: str
@@ -119,17 +119,25 @@ class Bucket:
             found += [self._entry(key, answer) for key, answer in zip(part, answers, strict=True)]
         return [entry and await self._whole(entry) for entry in found]
 
-    async def put(self, writes: Sequence[Write]) -> list[int | None]:
-        """Write; return the revisions, None for each whose revision was not the expected one."""
+    async def put(self, writes: Sequence[Write], *, is_telling: bool = False) -> list[int | None]:
+        """Write; return the revisions, None for each whose revision was not the expected one.
+
+        A write that is sent twice, as after a reconnect, is known by an id that the server remembers, at a price. Where
+        values tell who wrote them (`is_telling`) it is known by its value that stands there.
+        """
         revisions: list[int | None] = []
         writes = [one if len(one.value) <= PART else await self._in_parts(one) for one in writes]
         for part in _parts(writes):
-            requests = [self._request(one) for one in part]
+            connection = self._link.generation
+            requests = [self._request(one, has_id=not is_telling) for one in part]
             answers = _all(await self._link.ask_all(requests))
             if any(answer.status == NO_RESPONDERS for answer in answers):  # somebody deleted the bucket
                 await self.make()
                 answers = _all(await self._link.ask_all(requests))
-            revisions += [self._revision(answer) for answer in answers]
+            found = [self._revision(answer) for answer in answers]
+            if is_telling and self._link.generation != connection and None in found:
+                found = await self._in_doubt(part, found)
+            revisions += found
         return revisions
 
     async def delete(self, patterns: Iterable[str]) -> None:
@@ -237,8 +245,22 @@ class Bucket:
         value = b"".join(part.value for part in parts if part is not None)
         return Entry(entry.key, value, entry.revision, entry.stored_at, entry.is_over, entry.parts)
 
-    def _request(self, write: Write) -> Request:
-        headers = f"NATS/1.0\r\n{_ID}: {next(self._ids)}\r\n"
+    async def _in_doubt(self, writes: Sequence[Write], found: Sequence[int | None]) -> list[int | None]:
+        """Return the revisions, also of those that were refused because they had been written a moment before."""
+        refused = [write for write, revision in zip(writes, found, strict=True) if revision is None]
+        answers = await self._asked([f"$JS.API.DIRECT.GET.{self._stream}.{self._prefix}{one.key}" for one in refused])
+        stands = {one.key: self._entry(one.key, answer) for one, answer in zip(refused, answers, strict=True)}
+        return [
+            entry.revision
+            if revision is None
+            and (entry := stands[write.key]) is not None
+            and (entry.value, entry.parts) == (write.value, write.parts)
+            else revision
+            for write, revision in zip(writes, found, strict=True)
+        ]
+
+    def _request(self, write: Write, *, has_id: bool) -> Request:
+        headers = f"NATS/1.0\r\n{_ID}: {next(self._ids)}\r\n" if has_id else "NATS/1.0\r\n"
         if write.expected is not None:
             headers += f"{_EXPECTED}: {write.expected}\r\n"
         if write.parts:

@@ -138,7 +138,7 @@ class RowBook:
             for entry, row in found
             if entry is not None and row is not None and before[row.task_id] is not row.state
         ]
-        await self._rows.put(lapsed)  # where somebody was faster, he knows better
+        await self._rows.put(lapsed, is_telling=True)  # where somebody was faster, he knows better
         for mark, task_id, (_, row) in zip(marks, ids, found, strict=True):
             if row is None or not scratch.active.get(task_id, row.state in (State.LEASED, State.QUEUED)):
                 await self._beside.delete([mark])
@@ -167,7 +167,7 @@ class RowBook:
             entry = found[task_id][0]
             until = row.forgotten_at if row.state.is_terminal else None
             writes.append(Write(key_of(task_id), encoded(row), entry.revision if entry is not None else 0, until))
-        revisions = dict(zip(changed, await self._rows.put(writes), strict=True))
+        revisions = dict(zip(changed, await self._rows.put(writes, is_telling=True), strict=True))
         marks, unmarked = [], []
         for task_id, revision in revisions.items():
             row = changed[task_id]

@@ -188,3 +188,40 @@ async def test_answers_of_one_call_are_those_of_their_rows(nats_server: NatsServ
         assert await store.complete(twice) == [Written.STALE, Written.STORED, Written.REPEATED]
         rows = await other.read([stale.task_id, fresh.task_id])
         assert [row.result for row in rows if row] == [b"cancelled", b"f"]
+
+
+def lose_the_next_answer(store: NatsStore) -> None:
+    """Let the connection break when the server has done what it is asked next, and before that is heard."""
+    wire = store._link.wire  # nothing outside knows the moment
+    assert wire is not None
+    wire.subscribers[1] = lambda _: wire.abort("cut")
+
+
+async def test_a_write_whose_answer_was_lost_is_known_by_what_stands_there(nats_server: NatsServer) -> None:
+    async with opened(nats_server) as store, opened(nats_server) as other:
+        task = NewTask("cut", "echo", "echo.tasks", b"{}")
+        lose_the_next_answer(store)
+        (admitted,) = await store.admit([task])
+        assert admitted.fresh
+        lose_the_next_answer(store)
+        claims = await store.grant([first("cut", admitted.mark), first("cut-new", "0")])
+        assert [(one.token, one.attempts) for one in claims if isinstance(one, Claim)] == [(1, 1)] * 2
+        lose_the_next_answer(store)
+        ends = [Completion(one, b"r" * 500_000) for one in claims if isinstance(one, Claim)]
+        assert await store.complete(ends) == [Written.STORED] * 2
+        (row,) = await other.read(["cut"])
+        assert row is not None
+        assert row.result == b"r" * 500_000
+        lose_the_next_answer(store)
+        assert await store.swap("cut", None, b"v") == b"v"
+
+
+async def test_a_write_whose_answer_was_lost_stands_no_second_time(nats_server: NatsServer) -> None:
+    async with opened(nats_server) as store, opened(nats_server) as other:
+        claim = await claimed(store, "cut-late")
+        await other.cancel({"cut-late": b"cancelled"})
+        lose_the_next_answer(store)
+        assert await store.complete([Completion(claim, b"r")]) == [Written.STALE]
+        (row,) = await other.read(["cut-late"])
+        assert row is not None
+        assert row.result == b"cancelled"
