@@ -8,6 +8,7 @@ ignored by us and stay in the bytes; an unknown `v` is told apart from garbage.
 
 import hashlib
 import re
+from operator import attrgetter
 from typing import Final
 
 import msgspec
@@ -114,6 +115,8 @@ class _Head(Struct):
     v: int
 
 
+_NAMES: Final = ("batch_id", "key", "reply_to", "idempotency_key", "parent_id", "root_id", "budget_id")
+_names: Final = attrgetter(*_NAMES)
 _encoder: Final = msgspec.json.Encoder()
 _tasks: Final = msgspec.json.Decoder(TaskMessage)
 _results: Final = msgspec.json.Decoder(ResultMessage)
@@ -189,9 +192,9 @@ def _check_fields(message: TaskMessage) -> None:
             raise BadEnvelope(problem=f"{name} is {seconds:g}, expected seconds from 0 to {MAX_SECONDS:,}")
     if not 0 <= message.depth <= MAX_DEPTH:
         raise BadEnvelope(problem=f"depth is {message.depth}, expected 0 to {MAX_DEPTH}")
-    for name in ("batch_id", "key", "reply_to", "idempotency_key", "parent_id", "root_id", "budget_id"):
-        text = getattr(message, name)
+    for text in _names(message):
         if text is not None and len(text) > MAX_NAME:
+            name = next(one for one in _NAMES if getattr(message, one) is text)
             raise BadEnvelope(problem=f"{name} has {len(text):,} characters, at most {MAX_NAME:,} are allowed")
     if message.headers and sum(map(len, (*message.headers, *message.headers.values()))) > MAX_HEADERS:
         raise BadEnvelope(problem=f"its headers have more than {MAX_HEADERS:,} characters")

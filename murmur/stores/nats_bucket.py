@@ -131,8 +131,8 @@ class Bucket:
             connection = self._link.generation
             requests = [self._request(one, has_id=not is_telling) for one in part]
             answers = _all(await self._link.ask_all(requests))
-            if any(answer.status == NO_RESPONDERS for answer in answers):  # somebody deleted the bucket
-                await self.make()
+            if any(answer.raw_headers and answer.status == NO_RESPONDERS for answer in answers):
+                await self.make()  # somebody deleted the bucket
                 answers = _all(await self._link.ask_all(requests))
             found = [self._revision(answer) for answer in answers]
             if is_telling and self._link.generation != connection and None in found:

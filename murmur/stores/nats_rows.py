@@ -162,12 +162,12 @@ class RowBook:
         if scratch.letters:
             letters = scratch.letters.items()
             await self._beside.put([Write(letter_of(changed[task_id]), letter) for task_id, letter in letters])
-        writes = []
+        writes: dict[str, Write] = {}
         for task_id, row in changed.items():
             entry = found[task_id][0]
-            until = row.forgotten_at if row.state.is_terminal else None
-            writes.append(Write(key_of(task_id), encoded(row), entry.revision if entry is not None else 0, until))
-        revisions = dict(zip(changed, await self._rows.put(writes, is_telling=True), strict=True))
+            key, expected = (key_of(task_id), 0) if entry is None else (entry.key, entry.revision)
+            writes[task_id] = Write(key, _encode(row), expected, row.forgotten_at if row.state.is_terminal else None)
+        revisions = dict(zip(changed, await self._rows.put(list(writes.values()), is_telling=True), strict=True))
         marks, unmarked = [], []
         for task_id, revision in revisions.items():
             row = changed[task_id]
@@ -178,7 +178,7 @@ class RowBook:
             if task_id in scratch.cancelled:
                 self._tell_cancelled(task_id)
             if row.state is State.LEASED:
-                self._known[task_id] = (Entry(key_of(task_id), b"", revision), row)
+                self._known[task_id] = (Entry(writes[task_id].key, b"", revision), row)
             elif scratch.active[task_id]:
                 self._marked.discard(task_id)
                 marks.append(Write(mark_of(row), b""))

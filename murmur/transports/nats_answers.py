@@ -20,13 +20,13 @@ class JetStreamError(Exception):
         self.subject, self.status, self.code = subject, status, code
 
 
-class _Error(Struct):
+class _Error(Struct, gc=False):
     description: str = "failed"
     code: int = 500
     err_code: int = 0
 
 
-class Kept(Struct):
+class Kept(Struct, gc=False):
     """What it answers to a publish: where in the stream the message is, and whether it was there before."""
 
     seq: int = 0

@@ -14,6 +14,7 @@ from typing import Final
 
 from murmur.errors import BrokerUnreachable, OutcomeUnknown
 from murmur.transport import Delivery
+from murmur.transports.nats_bells import bodies_of
 from murmur.transports.nats_pull import Pull
 from murmur.transports.nats_session import Session, delivered
 from murmur.transports.nats_wire import NO_HEADERS, Message
@@ -42,9 +43,9 @@ class InboxReader:
     async def receive(self, *, credit: int, wait: float) -> list[Delivery]:
         """Return up to `credit` replies, or none after `wait` seconds. Cancelling loses nothing."""
         link = self._session.link
-        for reply in self._returned:
-            link.say(reply.decode(), ACK)
-        self._returned.clear()
+        if self._returned:
+            link.answer_all(self._returned, ACK)
+            self._returned.clear()
         self._sort()
         if not self._unread:
             async with self._is_reading:
@@ -112,7 +113,7 @@ class InboxReader:
                 self._unread.append(Delivery(inbox, one.body, one.headers, one.id, one.deliveries, message.reply))
 
     def _rang(self, inbox: str, message: Message) -> None:
-        self._unread.append(Delivery(inbox, message.body, NO_HEADERS, "", 1, None))
+        self._unread += [Delivery(inbox, body, NO_HEADERS, "", 1, None) for body in bodies_of(message)]
         self._bell.set()
 
     def _told(self, is_back: bool) -> None:

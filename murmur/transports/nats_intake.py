@@ -198,9 +198,9 @@ class Intake:
         for message in pull.messages:
             delivery, early = delivered(topic, message, lease=lease, asked_at=pull.asked_at)
             known = session.places.get((topic, hold_of(delivery).sequence))
-            if known is not None and known in session.held:
+            hold = None if known is None else session.held.get(known)
+            if hold is not None:
                 # The server thought its lease was over; it is still with us, under a new name.
-                hold = session.held[known]
                 hold.reply, hold.beat_at = message.reply, time.monotonic()
                 continue
             if early > 0:

@@ -81,8 +81,7 @@ class LeaseKeeper:
                 await link.open()
                 now = time.monotonic()
                 beaten = [hold for hold in due if hold.is_valid(now)]
-                for hold in beaten:
-                    link.say(hold.reply.decode(), _BEAT)
+                link.answer_all([hold.reply for hold in beaten], _BEAT)
                 await link.synced()
         except (BadURL, BrokerUnreachable, BrokerRefused, OutcomeUnknown, TimeoutError):
             return  # again at the next look; what is over by then is lost

@@ -11,7 +11,7 @@ import json
 import random
 import re
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -32,7 +32,7 @@ _TICK: Final = 1.0  # seconds between two looks at the deadlines
 _SUBJECT_OF_ERROR: Final = re.compile(r'for (?:publish|subscription) to "([^"]+)"', re.IGNORECASE)
 
 
-class Request(Struct, frozen=True):
+class Request(Struct, frozen=True, gc=False):
     """What is asked. `headers`: as they are sent."""
 
     subject: str
@@ -156,23 +156,27 @@ class NatsLink:
         batch = _Batch(len(requests), is_repeatable=is_repeatable)
         if not requests:
             batch.future.set_result([])
-        most, problem = int(self.info.get("max_payload", 1 << 30)), self._refusal
-        wire, batch.was_sent = self.wire, self.wire is not None
+            return batch.future
+        problem = self._unreachable("closed") if self._is_closed else self._refusal
+        if problem is not None:
+            for index in range(len(requests)):
+                batch.answer(index, problem)
+            return batch.future
+        most, number, lines = int(self.info.get("max_payload", 1 << 30)), self._number, []
         for index, one in enumerate(requests):
             size = len(one.headers) + len(one.body)
-            if self._is_closed:
-                batch.answer(index, self._unreachable("closed"))
-            elif problem is not None:
-                batch.answer(index, problem)
-            elif size > most:
+            if size > most:
                 # The server would not only refuse it but close the connection, and with it all that is under way.
                 batch.answer(index, PayloadTooLarge(what=one.subject, size=size, limit=most))
-            else:
-                self._number += 1
-                line = request_line(one.subject, b"%b%d" % (self._reply_to, self._number), one.headers, one.body)
-                self._calls[self._number] = batch, index, one.subject, line
-                if wire is not None:
-                    wire.send(line)
+                continue
+            number += 1
+            line = request_line(one.subject, b"%b%d" % (self._reply_to, number), one.headers, one.body)
+            self._calls[number] = batch, index, one.subject, line
+            lines.append(line)
+        self._number = number
+        if self.wire is not None:
+            batch.was_sent = True
+            self.wire.send(b"".join(lines))
         return batch.future
 
     async def ask(
@@ -195,6 +199,12 @@ class NatsLink:
             return False
         self.wire.publish(subject, body, reply=reply, headers=headers)
         return True
+
+    def answer_all(self, replies: Iterable[bytes], body: bytes) -> None:
+        """Say the same to everybody who told where; nothing without a connection."""
+        if self.wire is not None:
+            rest = b" %d\r\n%b\r\n" % (len(body), body)
+            self.wire.send(b"".join([b"PUB %b%b" % (reply, rest) for reply in replies]))
 
     async def synced(self) -> None:
         """Wait until the server has read all that was sent before; those of one loop turn share a round trip.

@@ -201,11 +201,12 @@ class Outlet:
         """Publish what goes with a settle; False if it is not known to be there. What is refused for good is told."""
         bells: list[Outgoing] = []
         by_stream: list[Outgoing] = []
+        most = self.max_body
         for one in emit:
-            (bells if one.is_bell and len(one.body) <= self.max_body else by_stream).append(one)
+            (bells if one.is_bell and len(one.body) <= most else by_stream).append(one)
         if bells:
             try:
-                by_stream += await self._bells.ring(bells)
+                by_stream += await self._bells.ring(bells, most=most)
             except (OutcomeUnknown, BrokerUnreachable):
                 return False
         for answer in await self.publish(by_stream):
@@ -222,8 +223,7 @@ class Outlet:
         reason: Literal["done", "unknown"] = "done"
         if settling:
             try:
-                for one in settling:
-                    session.link.say(hold_of(one).reply.decode(), ACK)
+                session.link.answer_all([hold_of(one).reply for one in settling], ACK)
                 await session.link.synced()
             except (OutcomeUnknown, BrokerUnreachable):
                 reason = "unknown"

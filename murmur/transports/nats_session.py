@@ -24,7 +24,6 @@ OUR_ID: Final = "Murmur-Id"  # the message's own id, where the server needs anot
 DELIVERIES: Final = "Murmur-Deliveries"  # of the copies before this one
 DELAY: Final = "Murmur-Delay"  # seconds from when it was stored until it may start
 _TRUSTED: Final = 0.9  # of a lease: the rest is for the way from the server to us
-_OURS: Final = (MESSAGE_ID, OUR_ID, DELIVERIES, DELAY)
 
 
 class Hold(Struct, eq=False):
@@ -115,14 +114,14 @@ def delivered(
     `asked_at`: when what brought it at once was sent, monotonic seconds; its lease began no earlier.
     """
     number, sequence, stored_at, _ = place_of(message)
-    headers = message.headers
     hold = Hold(message.reply, sequence, number, time.monotonic() if asked_at is None else asked_at, lease)
-    if not headers:
+    if not message.raw_headers:
         return Delivery(topic, message.body, NO_HEADERS, "", number, hold), 0.0
-    theirs = {name: value for name, value in headers.items() if name not in _OURS}
-    message_id = headers.get(OUR_ID, headers.get(MESSAGE_ID, ""))
-    deliveries = number + whole(headers.get(DELIVERIES, ""))
-    delay = seconds(headers.get(DELAY, ""))
+    theirs = dict(message.headers)
+    message_id = theirs.pop(MESSAGE_ID, "")
+    message_id = theirs.pop(OUR_ID, message_id)
+    deliveries = number + whole(theirs.pop(DELIVERIES, ""))
+    delay = seconds(theirs.pop(DELAY, ""))
     if delay > 0:
         # Delivered before its time it is put back, which the server counts and we do not.
         deliveries -= number > 1
@@ -148,6 +147,8 @@ def whole(text: str) -> int:
 
 def seconds(text: str) -> float:
     """Return a delay of a header, 0 where a stranger wrote something else; at most a year."""
+    if not text:
+        return 0.0
     try:
         value = float(text)
     except ValueError:

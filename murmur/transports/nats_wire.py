@@ -29,7 +29,7 @@ _VERSION_LINE: Final = b"NATS/1.0"
 NO_HEADERS: Final[Mapping[str, str]] = {}
 
 
-class Message(Struct, frozen=True):
+class Message(Struct, frozen=True, gc=False):
     """What came. `status` is that of an answer without content: 404, 408, 409, 503; 0 for everything else."""
 
     subject: bytes
@@ -40,6 +40,8 @@ class Message(Struct, frozen=True):
     @property
     def status(self) -> int:
         """The number behind the version line of its headers."""
+        if not self.raw_headers:
+            return 0
         word = self.raw_headers[len(_VERSION_LINE) + 1 : len(_VERSION_LINE) + 4]
         return int(word) if word.isdigit() else 0
 
@@ -222,16 +224,19 @@ class Wire(asyncio.Protocol):
     def _message(self, data: bytes, at: int, end: int) -> int:
         """Hand a message over; return where the next line begins, -1 if this one is not whole."""
         words = data[at:end].split()
-        is_plain = words[0] == b"MSG"
         start, size = end + 2, int(words[-1])
         after = start + size + 2
         if after > len(data):
             self._needed = after
             return -1
-        split = start + (0 if is_plain else int(words[-2]))
-        reply = words[3] if len(words) == (5 if is_plain else 6) else b""
         subscriber = self.subscribers.get(int(words[2]))
-        if subscriber is not None:
+        if subscriber is None:
+            return after
+        if words[0] == b"MSG":
+            subscriber(Message(words[1], words[3] if len(words) == 5 else b"", data[start : start + size]))
+        else:
+            split = start + int(words[-2])
+            reply = words[3] if len(words) == 6 else b""
             subscriber(Message(words[1], reply, data[split : start + size], data[start:split]))
         return after
 

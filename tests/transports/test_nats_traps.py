@@ -11,6 +11,7 @@ from murmur.transport import Outgoing, Receipt, Refusal, TopicKind, TopicSpec
 from murmur.transports import nats, nats_link
 from murmur.transports.nats import NatsTransport
 from murmur.transports.nats_answers import NO_RESPONDERS
+from murmur.transports.nats_bells import bodies_of
 from murmur.transports.nats_intake import hold_of
 from murmur.transports.nats_link import Request
 from murmur.transports.nats_session import Session
@@ -238,13 +239,38 @@ async def test_a_bell_is_heard_without_the_stream(nats_server: NatsServer) -> No
         assert [one.body for one in await bells(publisher, inbox, 1, within=30.0)] == [b"result"]
 
 
+async def test_bells_of_one_call_are_heard_one_by_one(nats_server: NatsServer) -> None:
+    said = [b"", b"one", b"x" * 300_000, *(b"%d" % number * (number % 7) for number in range(600))]
+    async with opened(nats_server, "peal.tasks") as worker, opened(nats_server, "peal.tasks") as publisher:
+        for inbox in ("inbox.peal-1", "inbox.peal-2"):
+            await publisher.open([TopicSpec(inbox, TopicKind.INBOX)])
+            await publisher.receive("", {inbox: 1}, credit=1, wait=0.0)
+        rung = [Outgoing(f"inbox.peal-{at % 2 + 1}", body, str(at), is_bell=True) for at, body in enumerate(said)]
+        async with operator(nats_server.url) as link:
+            heard: list[Message] = []
+            link.listen("murmur.bell.inbox.*", heard.append)
+            await worker.ack([], rung)
+            await link.synced()
+        for at in range(2):
+            inbox = f"inbox.peal-{at + 1}"
+            mine = said[at::2]
+            assert [one.body for one in await bells(publisher, inbox, len(mine), within=30.0)] == mine
+    assert len(heard) < 10
+
+
+def test_a_strangers_bell_is_one_body() -> None:
+    assert bodies_of(Message(b"s", b"", b"abc", b"NATS/1.0\r\nMurmur-Sizes: 1 1\r\n\r\n")) == [b"abc"]
+    assert bodies_of(Message(b"s", b"", b"abc", b"NATS/1.0\r\nMurmur-Sizes: x -1\r\n\r\n")) == [b"abc"]
+    assert bodies_of(Message(b"s", b"", b"abc", b"NATS/1.0\r\nMurmur-Sizes: 1 0 2\r\n\r\n")) == [b"a", b"", b"bc"]
+
+
 async def test_a_bell_that_nobody_hears_waits_in_the_stream(nats_server: NatsServer) -> None:
     async with opened(nats_server, "unheard.tasks") as worker:
-        rung = [Outgoing("inbox.unheard", b"result", "r", is_bell=True)]
+        rung = [Outgoing("inbox.unheard", b"result", f"r{number}", is_bell=True) for number in range(3)]
         await worker.ack([], rung)
     async with opened(nats_server, "unheard.tasks") as publisher:
         await publisher.open([TopicSpec("inbox.unheard", TopicKind.INBOX)])
-        assert [one.id for one in await bells(publisher, "inbox.unheard", 1, within=30.0)] == ["r"]
+        assert [one.id for one in await bells(publisher, "inbox.unheard", 3, within=30.0)] == ["r0", "r1", "r2"]
 
 
 async def test_who_may_not_ring_sends_by_the_stream(start_nats: NatsStarter) -> None:
