@@ -41,6 +41,7 @@ HANGS = """
 """
 
 
+@pytest.mark.soak
 def test_a_test_that_hangs_is_ended_and_told(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", ":".join(sys.path))
     pytester.makepyfile(HANGS)
