@@ -10,6 +10,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -136,12 +137,20 @@ async def working(url: str, agents: tuple[str, ...], concurrency: int) -> AsyncI
     worker = RawWorker(client, agent, concurrency)
     await worker.prepare()
     consuming = asyncio.create_task(worker.consume())
+    consuming.add_done_callback(_told)
     try:
         yield
     finally:
         consuming.cancel()
         await asyncio.gather(consuming, return_exceptions=True)
         await client.close()
+
+
+def _told(consuming: "asyncio.Task[None]") -> None:
+    """Say why nobody consumes any more: the publisher would wait for ever."""
+    if not consuming.cancelled() and (error := consuming.exception()) is not None:
+        print(f"the raw worker broke: {error!r}", file=sys.stderr, flush=True)
+        os._exit(1)
 
 
 async def _connected(url: str) -> Client:

@@ -8,7 +8,7 @@ from benchmarks.session import session
 
 @pytest.mark.parametrize(
     "broker",
-    ["redis", "nats", pytest.param("kafka", marks=pytest.mark.soak), pytest.param("rabbitmq", marks=pytest.mark.soak)],
+    ["redis", *(pytest.param(name, marks=pytest.mark.soak) for name in ("nats", "kafka", "rabbitmq"))],
 )
 def test_the_raw_loop_brings_every_result_back_and_leaves_nothing_behind(broker: str) -> None:
     with session("raw", "echo", warm_up=1, broker=broker) as running:

@@ -236,7 +236,7 @@ class MessageContract:
         self, harness: TransportHarness
     ) -> None:
         topic = harness.topic()
-        spec = evolve(harness.spec(topic), lease=20.0)
+        spec = harness.spec(topic)
         consumers = [await harness.open(name, spec) for name in "abc"]
         publisher = await harness.open("p", spec)
         waiting = [
@@ -250,7 +250,7 @@ class MessageContract:
         done, _ = await asyncio.wait(waiting[:2])
         came = [one for task in done if not task.cancelled() for one in task.result()]
         if not came:
-            came = list(await asyncio.wait_for(waiting[2], spec.lease / 2))
+            came = list(await asyncio.wait_for(waiting[2], harness.lease / 2 + harness.slack))
         assert [(one.id, one.deliveries) for one in came] == [("0", 1)]
         waiting[2].cancel()
         await asyncio.wait(waiting[2:])

@@ -55,16 +55,18 @@ def test_nothing_that_is_printed_logged_answered_or_kept_shows_the_password(
         return done.stdout
 
     start = [sys.executable, "-m", "murmur.cli.main", "worker", "start", "--app", APP]
-    for as_json in ([], ["--json"]):
+    (tmp_path / "tasks.jsonl").write_text('"retry"\n"answer"\n')
+    gather = ("gather", "leaky", "--tasks", "tasks.jsonl", "--out", "out.jsonl")
+    for as_json, commands in (
+        ([], [("--tb", "run", "leaky", "retry")]),
+        (["--json"], [("run", "leaky", "answer"), gather]),
+    ):
         worker = subprocess.Popen(
             [*start, *as_json], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
         try:
-            murmur("run", "leaky", "answer")
-            murmur("--tb", "run", "leaky", "retry")
-            (tmp_path / "tasks.jsonl").write_text('"retry"\n"answer"\n')
-            murmur("gather", "leaky", "--tasks", "tasks.jsonl", "--out", "out.jsonl")
-            told.append((tmp_path / "out.jsonl").read_text())
+            for words in commands:
+                murmur(*words)
             listed = Path(f"/proc/{worker.pid}/cmdline").read_bytes().decode()
             worker.send_signal(signal.SIGTERM)
             logged = "".join(worker.communicate(timeout=60))
@@ -75,6 +77,7 @@ def test_nothing_that_is_printed_logged_answered_or_kept_shows_the_password(
         assert "\x1b" not in logged
         assert "\x07" not in logged
         told += [listed, logged]
+    told.append((tmp_path / "out.jsonl").read_text())
     letters = murmur("dead", "list", "leaky", "--json")
     assert letters.count("ConnectionError") >= 2
     murmur("run", "leaky", "x", "--broker", server.url.replace("c4n", "c5n"))
