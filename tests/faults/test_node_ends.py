@@ -228,7 +228,7 @@ async def _rolled(nodes: Nodes, restarts: int, *, every: float) -> None:
 
 
 async def test_nodes_restarted_in_turn_under_load_lose_nothing_and_count_nothing(nodes: Nodes) -> None:
-    await _rolled(nodes, 3, every=1.0)
+    await _rolled(nodes, 2, every=1.0)
 
 
 @pytest.mark.soak
