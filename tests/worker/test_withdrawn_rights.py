@@ -4,9 +4,9 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 import pytest
 from aiokafka.protocol.admin import CreateAclsRequest, DeleteAclsRequest
@@ -21,8 +21,9 @@ from tests.brokers.fixtures import NatsStarter, RabbitPlace
 from tests.brokers.kafka_server import KafkaServer
 from tests.brokers.redis_server import RedisServer
 from tests.brokers.server import HOST
+from tests.worker.test_processes import until
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.anyio
 
 WITHIN = 90.0  # seconds after which something was waited for in vain
 _TRIES = 4  # refusals that a worker gets over
@@ -140,12 +141,6 @@ class Patient(Actor[int, int]):
         return number
 
 
-async def until(holds: Callable[[], Any]) -> None:
-    async with asyncio.timeout(WITHIN):
-        while not holds():
-            await asyncio.sleep(0.02)
-
-
 async def test_a_worker_keeps_what_runs_says_so_once_and_goes_on_when_it_may_again(
     place: Place, told: list[tuple[str, str]]
 ) -> None:
@@ -153,11 +148,11 @@ async def test_a_worker_keeps_what_runs_says_so_once_and_goes_on_when_it_may_aga
     worker = Worker(broker=place.worker, store=place.store, agents=[Patient], heartbeat=0, drain=5.0)
     async with worker, AgentRuntime(place.publisher, store=place.store) as runtime, asyncio.timeout(WITHIN):
         first = asyncio.ensure_future(runtime.run(Patient, 1))
-        await until(lambda: Patient.begun)
+        await until(lambda: Patient.begun, WITHIN)
         await asyncio.to_thread(place.may, everything=False)
         second = asyncio.ensure_future(runtime.run(Patient, 2))
         Patient.may_end.set()
-        await until(lambda: sum("E112" in text for _, text in told) >= _TRIES)
+        await until(lambda: sum("E112" in text for _, text in told) >= _TRIES, WITHIN)
         await asyncio.to_thread(place.may, everything=True)
         assert (await first).unwrap() == 1
         assert (await second).unwrap() == 2
